@@ -1,0 +1,1 @@
+"""Thin Ray shells around `algorithms/`: one file a plane, and the records that travel between them."""

@@ -1,0 +1,426 @@
+"""The conductor: admits groups, routes them by reference, decides batches, proves publications, keeps the ledger.
+
+What it guarantees: every admitted group ends as trained or rejected with a named reason; no group is trained more
+than `eta` versions after the weights that sampled it; no wait is endless; a lost engine or scorer is replaced and its
+groups are issued again, as the same groups. No text and no token passes through it, only references and counts.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from actors.buffer import ExperienceBuffer
+from actors.config import AlignConfig
+from actors.deadlines import DeadlineExceeded, within
+from actors.evaluation import Evaluator
+from actors.pool import MemberLost, Pool
+from actors.publication import LoadReport, Publication
+from actors.publisher import Publisher
+from actors.records import GroupRequest, GroupSummary, Message, Sampling, derive_seed, group_id
+from actors.rollout import POLICY, RolloutEngine, engine_environment
+from actors.run_record import RunRecord
+from actors.scorer import Comparison, Scorer
+from algorithms.ledger import Ledger
+from algorithms.pacing import capacity, next_batch, staleness_slack
+from algorithms.prompt_order import prompt_at
+
+
+RELEASED_AHEAD = 2
+"""Batches with the learner at once: the one in training, and the next, which it fetches meanwhile."""
+
+
+class Rejected(Exception):
+    """A group that ends here, with the name of the reason and a sentence."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(detail)
+        self.name = name
+
+
+class Conductor:
+    """One asynchronous loop; see the module's contract."""
+
+    def __init__(
+        self,
+        config: AlignConfig,
+        candidates: int,
+        prompts: Sequence[tuple[Message, ...]],
+        heldout: Sequence[tuple[Message, ...]],
+        run_directory: str,
+    ) -> None:
+        self._config = config
+        self._candidates = candidates
+        self._prompts = prompts
+        self._slack = staleness_slack(config.loop.lookahead, config.loop.batch)
+        self._record = RunRecord(run_directory, engines=config.rollout.engines, scorers=config.scoring.scorers)
+        self._ledger = Ledger()
+        self._version = -1
+        self._summaries: dict[int, GroupSummary] = {}
+        self._batches: dict[int, list[int]] = {}
+        self._failure: str | None = None
+        self._finished = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._samples: list[Comparison] = []
+        self._last_detail = ""
+        self._publisher = Publisher(config, self._loaded)
+        self._buffer: Any = ray.remote(ExperienceBuffer).options(num_cpus=0).remote(f"{run_directory}/experience")
+        deadline = config.deadlines.start
+        self._engines = Pool(
+            [f"engine-{i}" for i in range(config.rollout.engines)],
+            self._create_engine,
+            self._publisher.prepare,
+            start_deadline=deadline,
+            on_event=self._pool_event,
+        )
+        self._scorers = Pool(
+            [f"scorer-{i}" for i in range(config.scoring.scorers)],
+            self._create_scorer,
+            start_deadline=deadline,
+            on_event=self._pool_event,
+        )
+        self._evaluator = Evaluator(config, heldout, self._generate, self._compare, run_directory) if heldout else None
+
+    def __repr__(self) -> str:
+        return "Conductor"
+
+    # ---- what the driver calls ------------------------------------------------------------------------------
+
+    async def start(self) -> Any:
+        """Begin to bring up engines and scorers; returns the buffer's handle at once."""
+        for task in (*self._engines.start(), *self._scorers.start()):
+            self._watch(task)
+        for member in self._engines.members:
+            self._spawn(self._publisher.follow(member))
+        self._spawn(self._expect_learner())
+        return self._buffer
+
+    async def status(self) -> dict[str, Any]:
+        """Where the run is, for progress and for finding out why it stopped."""
+        return {
+            "version": self._version,
+            "engines_ready": len(self._engines.ready()),
+            "ledger": self._ledger.counts(),
+            "failure": self._failure,
+            "finished": self._finished.is_set(),
+            **self._record.status(self._busy()),
+        }
+
+    async def result(self) -> dict[str, Any]:
+        """Wait for the end; the figures of `summary.json` and the comparisons of the last evaluation."""
+        await self._finished.wait()
+        return {
+            "failure": self._failure,
+            "version": self._version,
+            "ledger": self._ledger.counts(),
+            "rejections": dict(self._ledger.rejections),
+            "restarts": {"engines": self._engines.restarts, "scorers": self._scorers.restarts},
+            "comparisons": self._samples,
+            **self._record.summary(self._busy(), self._config.loop.eta),
+        }
+
+    async def stop(self, reason: str) -> None:
+        """End the run from outside; everything that waits is told why."""
+        await self._fail(reason)
+
+    async def close(self) -> None:
+        """Give engines and scorers back."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(
+            *(asyncio.wait_for(m.handle.stop.remote(), 10) for m in self._engines.ready()), return_exceptions=True
+        )
+        self._engines.kill()
+        self._scorers.kill()
+        self._record.close()
+
+    # ---- what the learner calls -----------------------------------------------------------------------------
+
+    async def begin(self, version: int, snapshot: dict[str, Any] | None, publication: Publication) -> None:
+        """The learner holds `version`: start the loop there; if it already runs, the learner is catching up.
+
+        `snapshot` was saved with the checkpoint that the learner restored; none at the very start.
+        """
+        if self._version >= 0:
+            self._record.event("learner_restarted", version=version)
+            return
+        if snapshot is not None:
+            self._ledger = Ledger.restore(snapshot["ledger"])
+            self._record.resume(snapshot["record"], version)
+            self._record.event("resumed", version=version, **self._ledger.counts())
+        await self._buffer.begin.remote(version)
+        self._version = version
+        if self._evaluator:
+            await self._publisher.hold(version)
+            self._spawn(self._sample_start())
+        await self._publisher.publish(publication, 0.0)
+        for index in self._ledger.in_flight:
+            self._spawn(self._process(index))
+        if version == self._config.loop.steps:
+            self._spawn(self._finish())
+        self._advance()
+
+    async def trained(self, version: int, metrics: dict[str, Any]) -> None:
+        """The learner has reached `version`. One that it replays after a restart counts nothing twice."""
+        if version <= self._version:
+            return
+        indices = self._batches.pop(version - 1)
+        self._version = version
+        self._ledger.train(indices)
+        for index in indices:
+            summary = self._summaries.pop(index)
+            self._record.event("trained", group=summary.id, version=version - 1, sampled=summary.oldest_version)
+        self._record.step(version, metrics, self._busy(), self._ledger.counts())
+        self._spawn(self._write_batch(version - 1))
+        self._plan_evaluation()
+        self._advance()
+
+    async def publish(self, publication: Publication, blocked: float) -> None:
+        """New weights for the engines; making them blocked the learner for so many seconds."""
+        if publication.version >= self._version:
+            await self._publisher.publish(publication, blocked)
+
+    async def snapshot(self) -> dict[str, Any]:
+        """What a resumed run needs besides the learner's own state."""
+        return {"ledger": self._ledger.snapshot(), "record": self._record.snapshot()}
+
+    # ---- admission and batches ------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Release what the window allows, admit what the capacity formula allows. Called after every change."""
+        if self._failure or self._version < 0:
+            return
+        loop = self._config.loop
+        while len(self._batches) < RELEASED_AHEAD:
+            indices = next_batch(self._ledger.window(), loop.batch, loop.lookahead, self._ledger.overtakers)
+            if indices is None:
+                break
+            self._release(self._version + len(self._batches), indices)
+        wanted = loop.steps * loop.batch - (self._ledger.accepted + self._ledger.running)
+        for _ in range(min(wanted, self._capacity())):
+            self._spawn(self._process(self._ledger.admit()))
+
+    def _served_version(self) -> int:
+        """The oldest version that an engine samples from at this moment; -1 when none is ready."""
+        return min((member.version for member in self._engines.ready()), default=-1)
+
+    def _capacity(self) -> int:
+        served = self._served_version()
+        if served < 0:
+            return 0
+        return capacity(
+            max_running=self._config.rollout.max_running,
+            running=self._ledger.running,
+            eta=self._config.loop.eta - self._slack,
+            version=served,
+            batch=self._config.loop.batch,
+            accepted=self._ledger.accepted,
+        )
+
+    def _release(self, version: int, indices: list[int]) -> None:
+        self._batches[version] = indices
+        self._ledger.release(indices)
+        self._record.released(version, [self._summaries[i].oldest_version for i in indices], self._busy())
+        self._spawn(self._hand_over(version, indices))
+
+    async def _hand_over(self, version: int, indices: list[int]) -> None:
+        """Give a batch to the learner and expect its update."""
+        deadlines = self._config.deadlines
+        await within(deadlines.score, self._buffer.release.remote(version, indices), "the buffer to release a batch")
+        await asyncio.sleep(deadlines.step)
+        if self._version <= version and not self._finished.is_set():
+            await self._fail(f"waited {deadlines.step:g} s for the learner to train version {version} (deadlines.step)")
+
+    async def _write_batch(self, version: int) -> None:
+        try:
+            await self._buffer.trained.remote(version)
+        except OSError as error:
+            await self._fail(f"writing the experience of version {version} failed: {_cause(error)}; the groups are kept "
+                             "in memory and the last checkpoint is whole: free some space and start the run again")
+
+    # ---- one group ------------------------------------------------------------------------------------------
+
+    async def _process(self, index: int) -> None:
+        request = self._request(index)
+        self._record.event("admitted", group=request.id, version=request.version)
+        try:
+            summary, payload = await self._generate(request)
+            self._record.generated(summary)
+            summary, scored = await self._score(payload)
+            await within(self._config.deadlines.score, self._buffer.put.remote(summary, scored), "the buffer")
+        except Rejected as rejected:
+            self._last_detail = str(rejected)
+            self._ledger.reject(index, rejected.name)
+            self._record.event("rejected", group=request.id, reason=rejected.name, detail=str(rejected))
+            await self._check_rejections()
+        else:
+            self._summaries[index] = summary
+            self._ledger.accept(index)
+            self._record.event("scored", group=request.id, lengths=summary.lengths, truncated=summary.truncated)
+        self._advance()
+
+    def _request(self, index: int) -> GroupRequest:
+        rollout, seed = self._config.rollout, self._config.seed
+        epoch, place = prompt_at(index, len(self._prompts), seed)
+        return GroupRequest(
+            id=group_id(seed, epoch, index),
+            index=index,
+            epoch=epoch,
+            version=max(self._served_version(), 0),
+            messages=self._prompts[place],
+            seeds=tuple(derive_seed(seed, "candidate", index, k) for k in range(self._candidates)),
+            policy=POLICY,
+            sampling=Sampling(
+                temperature=rollout.temperature,
+                top_p=rollout.top_p,
+                top_k=rollout.top_k,
+                max_new_tokens=rollout.max_new_tokens,
+            ),
+        )
+
+    async def _generate(self, request: GroupRequest) -> tuple[GroupSummary, Any]:
+        deadlines, last = self._config.deadlines, ""
+        for _ in range(self._config.rollout.attempts):
+            try:
+                async with self._engines.use(deadlines.start) as engine:
+                    summary, payload = engine.handle.generate.remote(request)
+                    what = f"{engine.name} to generate group {request.id} (deadlines.generate)"
+                    return await within(deadlines.generate, summary, what), payload
+            except MemberLost as lost:
+                last = str(lost)
+                self._journal.event("reissued", group=request.id, plane="rollout", detail=last)
+            except RayTaskError as error:
+                raise Rejected("generation_failed", _cause(error)) from error
+        raise Rejected("generation_failed", last)
+
+    async def _score(self, payload: Any) -> tuple[GroupSummary, Any]:
+        deadlines, last = self._config.deadlines, ""
+        for _ in range(self._config.scoring.attempts):
+            try:
+                async with self._scorers.use(deadlines.start) as scorer:
+                    verdict, scored = scorer.handle.score.remote(payload)
+                    summary, detail = await within(
+                        deadlines.score, verdict, f"{scorer.name} to score a group (deadlines.score)"
+                    )
+                if summary.rejection:
+                    raise Rejected(summary.rejection, detail)
+                return summary, scored
+            except MemberLost as lost:
+                last = str(lost)
+                self._journal.event("reissued", plane="scoring", detail=last)
+        raise Rejected("scorer_lost", last)
+
+    async def _compare(self, start: Any, current: Any) -> Comparison:
+        for _ in range(self._config.scoring.attempts):
+            with contextlib.suppress(MemberLost):
+                async with self._scorers.use(self._config.deadlines.start) as scorer:
+                    return await within(
+                        self._config.deadlines.score,
+                        scorer.handle.compare.remote(start, current),
+                        f"{scorer.name} to compare two completions (deadlines.score)",
+                    )
+        raise DeadlineExceeded("no scorer could compare held-out completions")
+
+    async def _check_rejections(self) -> None:
+        scoring = self._config.scoring
+        finished = self._ledger.accepted + self._ledger.rejected
+        if finished >= scoring.min_finished and self._ledger.rejected > scoring.max_rejected_share * finished:
+            await self._fail(
+                f"{self._ledger.rejected} of {finished} groups were rejected, more than the share "
+                f"{scoring.max_rejected_share:g} that scoring.max_rejected_share allows; reasons: "
+                f"{dict(self._ledger.rejections)}; the last one: {self._last_detail}"
+            )
+
+    # ---- evaluation and the end -----------------------------------------------------------------------------
+
+    async def _sample_start(self) -> None:
+        assert self._evaluator is not None
+        await self._evaluator.sample_start()
+        await self._publisher.hold(None)
+
+    def _plan_evaluation(self) -> None:
+        every = self._config.evaluation.every
+        if self._version == self._config.loop.steps:
+            self._spawn(self._finish())
+        elif every and self._version % every == 0 and self._evaluator:
+            self._spawn(self._evaluate(self._version, final=False))
+
+    async def _evaluate(self, version: int, final: bool) -> None:
+        assert self._evaluator is not None
+        figures, comparisons = await self._evaluator.evaluate(version, final)
+        self._record.evaluation(version, figures)
+        if final:
+            self._samples = comparisons
+
+    async def _finish(self) -> None:
+        """All groups are trained: wait for the last version to be proved, evaluate it, and end."""
+        publish = self._config.deadlines.publish
+        for member in self._engines.members:
+            what = f"{member.name} to load the last version (deadlines.publish)"
+            await within(publish, self._publisher.reached(member, self._version), what)
+        if self._evaluator:
+            await self._evaluate(self._version, final=True)
+        self._record.event("finished", **self._ledger.counts())
+        self._finished.set()
+
+    # ---- supervision ----------------------------------------------------------------------------------------
+
+    def _create_engine(self, name: str) -> Any:
+        rollout = self._config.rollout
+        options = ray.remote(RolloutEngine).options(
+            num_cpus=rollout.cpus,
+            num_gpus=rollout.gpus,
+            max_concurrency=1000,
+            runtime_env={"env_vars": engine_environment(self._config)},
+        )
+        return options.remote(name, self._config)
+
+    def _create_scorer(self, name: str) -> Any:
+        return ray.remote(Scorer).options(num_cpus=self._config.scoring.cpus).remote(name, self._config.scoring)
+
+    def _pool_event(self, event: str, member: str, detail: str) -> None:
+        self._record.event(event, member=member, detail=detail)
+        self._advance()
+
+    def _loaded(self, reports: list[LoadReport], seconds: float, exposed: float) -> None:
+        self._record.published(reports, seconds, exposed)
+        self._advance()
+
+    def _busy(self) -> tuple[float, float]:
+        return self._engines.busy_seconds(), self._scorers.busy_seconds()
+
+    async def _expect_learner(self) -> None:
+        deadline = self._config.deadlines.start
+        await asyncio.sleep(deadline)
+        if self._version < 0:
+            await self._fail(f"waited {deadline:g} s for the learner's workers to start (deadlines.start)")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._watch(asyncio.create_task(work))
+
+    def _watch(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._spawn(self._fail(_cause(error)))
+
+    async def _fail(self, reason: str) -> None:
+        """Stop the run, once; the first reason is the one that counts."""
+        if self._failure or self._finished.is_set():
+            return
+        self._failure = reason
+        self._record.event("failed", reason=reason)
+        self._finished.set()
+        await self._buffer.stop.remote(reason)
+
+
+def _cause(error: BaseException) -> str:
+    """The message of an error, without the trace that Ray wraps around it."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}"

@@ -1,0 +1,90 @@
+"""Win rate of the current policy against the start, on held-out prompts, judged by the run's own panel.
+
+The start's completions are sampled once, before the first update reaches an engine, and kept in the run directory,
+so that a resumed run compares with the same ones.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.config import AlignConfig
+from actors.records import SCHEMA, GroupRequest, GroupSummary, Message, Sampling, derive_seed
+from actors.scorer import Comparison
+from algorithms.intervals import win_rate_interval
+
+Generate = Callable[[GroupRequest], Awaitable[tuple[GroupSummary, Any]]]
+"""Sample a group; returns its summary and a reference to its record batch."""
+Compare = Callable[[Any, Any], Awaitable[Comparison]]
+
+
+class Evaluator:
+    """Held-out prompts, the start's answers to them, and comparisons against these."""
+
+    def __init__(
+        self,
+        config: AlignConfig,
+        prompts: Sequence[tuple[Message, ...]],
+        generate: Generate,
+        compare: Compare,
+        run_directory: str,
+    ) -> None:
+        self._config = config
+        self._prompts = prompts[: max(config.evaluation.final_prompts, config.evaluation.prompts)]
+        self._generate = generate
+        self._compare = compare
+        self._start: list[Any] = []
+        self._path = Path(run_directory) / "start.parquet"
+
+    async def sample_start(self) -> None:
+        """Sample the start's completions, or read those of an earlier life of this run."""
+        if not self._path.exists():
+            references = await asyncio.gather(*(self._sample(i, -1) for i in range(len(self._prompts))))
+            batches = [await reference for reference in references]
+            part = self._path.with_suffix(".part")
+            pq.write_table(pa.Table.from_batches(batches, SCHEMA), part)
+            part.rename(self._path)
+        table = pq.read_table(self._path, schema=SCHEMA)
+        self._start = table.combine_chunks().to_batches(max_chunksize=1)
+
+    async def evaluate(self, version: int, final: bool) -> tuple[dict[str, Any], list[Comparison]]:
+        """Figures of one evaluation, and the comparisons prompt by prompt."""
+        options = self._config.evaluation
+        count = min(options.final_prompts if final else options.prompts, len(self._prompts))
+        comparisons = await asyncio.gather(*(self._judge(i, version) for i in range(count)))
+        interval = win_rate_interval(np.array([c.probability for c in comparisons]), seed=self._config.seed)
+        figures = {
+            "win_rate": {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n},
+            "ties": float(np.mean([c.ties for c in comparisons])),
+            "length_mean": float(np.mean([c.length for c in comparisons])),
+            "judges": {j: float(np.mean([c.judges[j] for c in comparisons])) for j in comparisons[0].judges},
+        }
+        return figures, list(comparisons)
+
+    async def _judge(self, i: int, version: int) -> Comparison:
+        start = self._start[i]
+        return await self._compare(start, await self._sample(i, version))
+
+    async def _sample(self, i: int, version: int) -> Any:
+        rollout = self._config.rollout
+        request = GroupRequest(
+            id=f"heldout-{i:06d}-v{version}",
+            index=i,
+            epoch=0,
+            version=version,
+            messages=self._prompts[i],
+            seeds=tuple(derive_seed(self._config.seed, "heldout", version, i, k) for k in range(self._config.evaluation.samples)),
+            policy="current",
+            sampling=Sampling(
+                temperature=rollout.temperature,
+                top_p=rollout.top_p,
+                top_k=rollout.top_k,
+                max_new_tokens=rollout.max_new_tokens,
+            ),
+        )
+        return (await self._generate(request))[1]

@@ -1,0 +1,58 @@
+"""What a run writes down while it goes on: events, metrics and TensorBoard files, appended line by line."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """Writers of one run directory; what was written before a step is on disk once the step is."""
+
+    def __init__(self, folder: str) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._metrics_path = Path(folder) / "metrics.jsonl"
+        self._events = (Path(folder) / "events.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._metrics = self._metrics_path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(logdir=str(Path(folder) / "tensorboard"))
+
+    def event(self, name: str, **fields: Any) -> None:
+        """One line in the life of a group or of the run."""
+        self._events.write(json.dumps({"time": round(time.time(), 3), "event": name, **fields}) + "\n")
+
+    def metrics(self, kind: str, version: int, values: dict[str, Any]) -> None:
+        """One line of figures, also as TensorBoard scalars; numbers that are not finite are left out."""
+        kept = {key: value for key, value in values.items() if not _not_finite(value)}
+        self._metrics.write(json.dumps({"kind": kind, "version": version, **kept}) + "\n")
+        for key, value in kept.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(f"{kind}/{key}", value, version)
+        self.flush()
+
+    def rewind(self, version: int) -> None:
+        """Forget the metrics after `version`, which a resumed run will measure again."""
+        self._metrics.close()
+        lines = self._metrics_path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["version"] <= version]
+        part = self._metrics_path.with_suffix(".part")
+        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        part.rename(self._metrics_path)
+        self._metrics = self._metrics_path.open("a", encoding="utf-8")
+
+    def flush(self) -> None:
+        """Put everything written so far on disk."""
+        self._events.flush()
+        self._metrics.flush()
+        self._board.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._events.close()
+        self._metrics.close()
+        self._board.close()
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,155 @@
+"""The policy as the learner holds it: log-probabilities of completions, the frozen reference, and its tensors.
+
+Full fine-tuning keeps float32 weights and a frozen copy as reference; LoRA keeps the base frozen in the model's
+format, trains float32 adapters, and the base under the adapter is the reference.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from actors.config import AlignConfig
+from actors.models import ModelError, load_tokenizer
+from actors.publication import Canary
+from algorithms.layout import Layout, pack_groups
+from algorithms.logprobs import sequence_sums, token_logprobs
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Policy:
+    """A causal language model under training, and its reference."""
+
+    def __init__(self, config: AlignConfig, folder: str, device: torch.device) -> None:
+        self._config = config
+        self._folder = folder
+        self.device = device
+        self.dtype = DTYPES[config.model.dtype]
+        torch.manual_seed(config.seed)
+        if config.learner.method == "lora":
+            self.model = self._load(self.dtype)
+            self.adapted = self._adapt()
+            self.reference = None
+        else:
+            self.model = self._load(torch.float32)
+            self.adapted = None
+            self.reference = self._load(self.dtype).requires_grad_(False)
+        if config.learner.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.model.enable_input_require_grads()
+        # Dropout and checkpointing act only in training mode.
+        self.model.train(config.learner.gradient_checkpointing or config.learner.lora.dropout > 0)
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The trained parameters by name, in a fixed order."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def sequence_logprobs(self, layout: Layout, reference: bool = False) -> torch.Tensor:
+        """Sum of log-probabilities of each completion, [S] float32, in nats.
+
+        `reference` asks the frozen reference, without gradients.
+        """
+        with contextlib.ExitStack() as stack:
+            model = stack.enter_context(self._reference()) if reference else self.model
+            values = self._token_logprobs(model, layout, self._config.rollout.temperature)
+            return sequence_sums(values, layout.sequence.to(self.device), layout.sequences)
+
+    def canary_logprobs(self, canaries: Sequence[Canary]) -> tuple[NDArray[np.float32], ...]:
+        """What this policy gives to the canaries' last tokens, in nats, at temperature 1."""
+        layout = pack_groups(
+            [(c.token_ids[: c.prompt_tokens], [c.token_ids[c.prompt_tokens :]]) for c in canaries],
+            self._config.learner.share_prompts,
+        )
+        with torch.no_grad():
+            values = self._token_logprobs(self.model, layout, 1.0).cpu().numpy()
+        counts = [len(c.token_ids) - c.prompt_tokens for c in canaries]
+        return tuple(np.split(values.astype(np.float32), np.cumsum(counts)[:-1]))
+
+    def published_tensors(self) -> dict[str, torch.Tensor]:
+        """A snapshot of what the engines need, on the CPU, safe from later updates."""
+        if self.adapted is not None:
+            from peft import get_peft_model_state_dict
+
+            state = get_peft_model_state_dict(self.adapted)
+            return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+        state = {name: value.detach().to("cpu", self.dtype, copy=True) for name, value in self.model.state_dict().items()}
+        # Engines run with untied embeddings, because their reload leaves a tied output head in place.
+        state["lm_head.weight"] = self.model.get_output_embeddings().weight.detach().to("cpu", self.dtype, copy=True)
+        return state
+
+    def adapter_config(self) -> str | None:
+        """peft's configuration of the adapter as JSON; none when the full weights are trained."""
+        if self.adapted is None:
+            return None
+        config = self.adapted.peft_config["default"].to_dict()
+        return json.dumps(config, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+
+    def save(self, folder: Path) -> None:
+        """Write the policy as a Hugging Face model folder with its tokenizer, adapters merged."""
+        model = self.model if self.adapted is None else self.adapted.merge_and_unload()
+        model.to(self.dtype).save_pretrained(folder)
+        load_tokenizer(self._folder).save_pretrained(folder)
+
+    def _load(self, dtype: torch.dtype) -> torch.nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(
+            self._folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            trust_remote_code=self._config.model.trust_remote_code,
+        )
+        if getattr(model.config, "final_logit_softcapping", None):
+            raise ModelError(f"{self._folder} caps its logits (final_logit_softcapping), which is not supported yet")
+        return model.to(self.device)
+
+    def _adapt(self) -> torch.nn.Module:
+        from peft import LoraConfig, get_peft_model
+
+        lora = self._config.learner.lora
+        targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+        adapter = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        )
+        return get_peft_model(self.model, adapter)
+
+    @contextlib.contextmanager
+    def _reference(self) -> Iterator[torch.nn.Module]:
+        with torch.no_grad():
+            if self.adapted is None:
+                assert self.reference is not None
+                yield self.reference
+            else:
+                with self.adapted.disable_adapter():
+                    yield self.model
+
+    def _token_logprobs(self, model: torch.nn.Module, layout: Layout, temperature: float) -> torch.Tensor:
+        # Without a mask, restarting positions tell the model (and flash attention) where sequences begin.
+        shared = self._config.learner.share_prompts
+        mask = layout.attention_mask().to(self.device)[None, None] if shared else None
+        autocast = self._config.learner.autocast and self.dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=autocast):
+            hidden = model.base_model(
+                input_ids=layout.input_ids.to(self.device)[None],
+                position_ids=layout.positions.to(self.device)[None],
+                attention_mask=mask,
+                use_cache=False,
+            ).last_hidden_state[0]
+            head = model.get_output_embeddings()
+            return token_logprobs(
+                hidden[layout.predictor.to(self.device)],
+                head.weight,
+                layout.targets.to(self.device),
+                temperature=temperature,
+                chunk_tokens=self._config.learner.chunk_tokens,
+                head_bias=getattr(head, "bias", None),
+            )

@@ -1,0 +1,152 @@
+"""A pool of actors of one kind that are kept alive.
+
+A member that dies, hangs past a deadline or fails to start is replaced; work that was with it raises `MemberLost`
+and belongs to the caller again. A member is handed out only after its `prepare` went through, so a replaced engine
+serves no request before it holds the current weights.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import ObjectLostError, RayActorError
+
+from actors.clock import BusyClock
+from actors.deadlines import DeadlineExceeded, within
+
+HEARTBEAT_SECONDS = 2.0
+
+
+class MemberLost(RuntimeError):
+    """The member died or hung while it had work."""
+
+
+class Broken(RuntimeError):
+    """Raised by a member that can't go on and wants to be replaced."""
+
+
+LOSSES = (RayActorError, ObjectLostError, DeadlineExceeded, Broken)
+"""What tells that a member is gone, rather than that its work was wrong."""
+
+
+class PoolBroken(RuntimeError):
+    """A member could not be kept alive."""
+
+
+class Member:
+    """One place in the pool; the actor in it may be replaced."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.handle: Any = None
+        self.ready = False
+        self.load = 0
+        self.version = -1
+        self.clock = BusyClock()
+        self.lost = asyncio.Event()
+
+
+class Pool:
+    """`create(name)` makes an actor with a method `start`; `prepare(member)` makes it fit to serve."""
+
+    def __init__(
+        self,
+        names: list[str],
+        create: Callable[[str], Any],
+        prepare: Callable[[Member], Awaitable[None]] | None = None,
+        *,
+        start_deadline: float,
+        max_restarts: int = 5,
+        on_event: Callable[[str, str, str], None] = lambda event, member, detail: None,
+    ) -> None:
+        self.members = [Member(name) for name in names]
+        self.restarts = 0
+        self._create = create
+        self._prepare = prepare
+        self._start_deadline = start_deadline
+        self._max_restarts = max_restarts
+        self._on_event = on_event
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> list["asyncio.Task[None]"]:
+        """Begin to keep every member alive; the tasks end only with an error, or when cancelled."""
+        self._tasks = [asyncio.create_task(self._keep(member)) for member in self.members]
+        return self._tasks
+
+    @asynccontextmanager
+    async def use(self, deadline: float) -> AsyncIterator[Member]:
+        """The least loaded ready member, counted as busy meanwhile.
+
+        Raises: `DeadlineExceeded` when none is ready in time, `MemberLost` when it dies with the work.
+        """
+        member = await within(deadline, self._least_loaded(), f"a ready one of {[m.name for m in self.members]}")
+        member.load += 1
+        try:
+            with member.clock.busy():
+                yield member
+        except LOSSES as error:
+            member.lost.set()
+            raise MemberLost(f"{member.name}: {error}") from error
+        finally:
+            member.load -= 1
+            self._signal()
+
+    def ready(self) -> list[Member]:
+        """Members that can be given work."""
+        return [member for member in self.members if member.ready]
+
+    def busy_seconds(self) -> float:
+        """Busy time of all members together."""
+        return sum(member.clock.seconds() for member in self.members)
+
+    def kill(self) -> None:
+        """Stop keeping members alive and end them."""
+        for task in self._tasks:
+            task.cancel()
+        for member in self.members:
+            member.ready = False
+            if member.handle is not None:
+                ray.kill(member.handle)
+
+    async def _least_loaded(self) -> Member:
+        while not self.ready():
+            self._changed.clear()
+            await self._changed.wait()
+        return min(self.ready(), key=lambda member: member.load)
+
+    async def _keep(self, member: Member) -> None:
+        while True:
+            member.lost.clear()
+            member.version = -1
+            reason = await self._serve(member)
+            member.ready = False
+            ray.kill(member.handle)
+            self.restarts += 1
+            self._on_event("restarted", member.name, reason)
+            if self.restarts > self._max_restarts:
+                raise PoolBroken(f"{member.name} was lost again after {self._max_restarts} restarts: {reason}")
+
+    async def _serve(self, member: Member) -> str:
+        """Bring a member up and watch it; returns why it was lost."""
+        try:
+            member.handle = self._create(member.name)
+            await within(self._start_deadline, member.handle.start.remote(), f"{member.name} to start (deadlines.start)")
+            if self._prepare:
+                await self._prepare(member)
+            member.ready = True
+            self._signal()
+            self._on_event("ready", member.name, "")
+            while not member.lost.is_set():
+                try:
+                    await asyncio.wait_for(member.lost.wait(), HEARTBEAT_SECONDS)
+                except TimeoutError:
+                    await within(self._start_deadline, member.handle.start.remote(), f"{member.name}'s heartbeat")
+        except LOSSES as error:
+            return str(error).splitlines()[0]
+        return "lost while it had work"
+
+    def _signal(self) -> None:
+        self._changed.set()

@@ -1,0 +1,128 @@
+"""Publications: new weights on their way from the learner to the engines, and the proof that they arrived.
+
+A publication is complete or it is nothing: it names its version, carries the checksum of every tensor, and the
+log-probabilities that the learner itself gives to a few canary sequences. An engine serves a version only after its
+tensors had those checksums and its own canary log-probabilities agree with the learner's.
+"""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import ray
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from actors.config import PublicationConfig
+from algorithms.diagnostics import mismatch
+
+
+class PublicationError(RuntimeError):
+    """Weights that did not arrive as they were sent, or that the engine computes differently with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A sequence whose log-probabilities prove a load: tokens after `prompt_tokens` are compared."""
+
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What the engines need besides the weights themselves."""
+
+    version: int
+    payload: Any
+    """Transport's handle of the safetensors bytes."""
+    checksums: dict[str, int]
+    adapter_config: str | None
+    """JSON of peft's adapter configuration; none when the full weights are published."""
+    canaries: tuple[Canary, ...]
+    canary_logprobs: tuple[NDArray[np.float32], ...]
+    """The learner's, one array a canary, in nats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What an engine saw when it loaded a version."""
+
+    version: int
+    engine: str
+    seconds: float
+    paused_seconds: float
+    mismatch_kl: float
+    mismatch_max_abs: float
+
+
+class Transport(Protocol):
+    """The seam between learner and engines; NCCL on a GPU cluster comes in here."""
+
+    def send(self, payload: NDArray[np.uint8]) -> Any:
+        """Make the bytes reachable for every engine; returns a handle that travels in messages."""
+
+    def receive(self, handle: Any) -> NDArray[np.uint8]:
+        """The bytes behind a handle."""
+
+
+class ObjectStoreTransport:
+    """Ray's object store: one write by the learner, one pull a node, shared memory within a node."""
+
+    def send(self, payload: NDArray[np.uint8]) -> Any:
+        return [ray.put(payload)]
+
+    def receive(self, handle: Any) -> NDArray[np.uint8]:
+        return ray.get(handle[0])
+
+
+def build_transport(config: PublicationConfig) -> Transport:
+    """The transport that the configuration names."""
+    return {"object_store": ObjectStoreTransport}[config.transport]()
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    """CRC-32 of a tensor's bytes."""
+    return zlib.crc32(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+
+
+def serialise(tensors: dict[str, torch.Tensor]) -> tuple[NDArray[np.uint8], dict[str, int]]:
+    """Tensors as safetensors bytes, with the checksum of each."""
+    sums = {name: checksum(tensor) for name, tensor in tensors.items()}
+    return np.frombuffer(safetensors.torch.save(tensors), dtype=np.uint8), sums
+
+
+def verify_checksums(version: int, tensors: dict[str, torch.Tensor], expected: dict[str, int]) -> None:
+    """Raise `PublicationError` unless exactly the expected tensors arrived, bit for bit."""
+    if tensors.keys() != expected.keys():
+        lost = sorted(expected.keys() - tensors.keys())[:3]
+        extra = sorted(tensors.keys() - expected.keys())[:3]
+        raise PublicationError(f"version {version}: tensors missing {lost}, not expected {extra}")
+    for name, tensor in tensors.items():
+        found = checksum(tensor)
+        if found != expected[name]:
+            raise PublicationError(
+                f"version {version}: checksum of {name} is {found:#010x} in the engine, "
+                f"{expected[name]:#010x} in the learner"
+            )
+
+
+def verify_canaries(
+    publication: Publication, engine: tuple[NDArray[np.float32], ...], tolerance: float
+) -> tuple[float, float]:
+    """Compare canary log-probabilities, in nats.
+
+    Returns: KL estimate and largest absolute difference between learner and engine.
+    Raises: `PublicationError` with both numbers where their mean absolute difference exceeds `tolerance`.
+    """
+    learner_all, engine_all = np.concatenate(publication.canary_logprobs), np.concatenate(engine)
+    difference = float(np.abs(learner_all - engine_all).mean())
+    if not difference <= tolerance:
+        raise PublicationError(
+            f"version {publication.version}: canary log-probabilities differ by {difference:.4g} nats a token "
+            f"(learner {learner_all.mean():.4f}, engine {engine_all.mean():.4f}; tolerance {tolerance:.4g}): "
+            "the engine does not run the weights that the learner published"
+        )
+    return mismatch(torch.from_numpy(engine_all), torch.from_numpy(learner_all))

@@ -1,0 +1,289 @@
+"""The records that travel between planes, and their one Arrow schema.
+
+A record never changes after it was made. A candidate keeps the token ids exactly as sampled, the log-probabilities
+of the distribution really sampled from, and which weight version sampled which token. Ids and seeds follow from
+(run seed, epoch, index) alone, so re-issued work is the same work.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSpan:
+    """Tokens `start` to `end` (exclusive) were sampled from weights of `version`."""
+
+    version: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """The distribution that candidates are drawn from.
+
+    Example: `Sampling(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=64)`.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRequest:
+    """What the conductor asks an engine for: `len(seeds)` candidates of one prompt.
+
+    Example: `GroupRequest(id="s0-e0-00000007", index=7, epoch=0, messages=(...), seeds=(11, 12), ...)`.
+    """
+
+    id: str
+    index: int
+    epoch: int
+    version: int
+    """Policy version that admission counted with."""
+    messages: tuple[Message, ...]
+    seeds: tuple[int, ...]
+    policy: str
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One sampled completion.
+
+    Example: `Candidate(seed=11, policy="current", token_ids=np.array([5, 2]), logprobs=np.array([-.7, -.1]), ...)`.
+    """
+
+    seed: int
+    policy: str
+    token_ids: NDArray[np.int32]
+    """[T], as sampled, including the end token."""
+    logprobs: NDArray[np.float32]
+    """[T], nats, of the tempered and truncated distribution that was sampled from."""
+    text: str
+    finish_reason: str
+    """`stop`, or `length` where the token limit cut the completion."""
+    versions: tuple[VersionSpan, ...]
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the token limit cut the completion."""
+        return self.finish_reason == "length"
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest weights that sampled a token of it."""
+        return min(span.version for span in self.versions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A prompt with its K candidates and, once scored, their preference matrix."""
+
+    id: str
+    index: int
+    epoch: int
+    version: int
+    messages: tuple[Message, ...]
+    prompt_ids: NDArray[np.int32]
+    sampling: Sampling
+    candidates: tuple[Candidate, ...]
+    engine: str
+    preference: NDArray[np.float64] | None = field(default=None)
+    """[K, K]; P + P.T = 1 exactly, 1/2 on the diagonal."""
+    scorer: str | None = field(default=None)
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest weights that sampled a token of any candidate."""
+        return min(candidate.oldest_version for candidate in self.candidates)
+
+    def scored(self, preference: NDArray[np.float64], scorer: str) -> "Group":
+        """The same group with its verdict."""
+        return replace(self, preference=preference, scorer=scorer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSummary:
+    """What the conductor learns of a group: enough to route and to account for it, no text and no tokens."""
+
+    id: str
+    index: int
+    oldest_version: int
+    prompt_tokens: int
+    lengths: tuple[int, ...]
+    truncated: int
+    rejection: str | None = None
+    """Reason, when the group can't be trained."""
+
+
+SPAN = pa.struct([("version", pa.int64()), ("start", pa.int32()), ("end", pa.int32())])
+CANDIDATE = pa.struct(
+    [
+        ("seed", pa.int64()),
+        ("policy", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("versions", pa.list_(SPAN)),
+    ]
+)
+SAMPLING = pa.struct(
+    [
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("top_k", pa.int64()),
+        ("max_new_tokens", pa.int64()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("index", pa.int64()),
+        ("epoch", pa.int64()),
+        ("version", pa.int64()),
+        ("messages", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("sampling", SAMPLING),
+        ("candidates", pa.list_(CANDIDATE)),
+        ("engine", pa.string()),
+        ("preference", pa.list_(pa.float64())),
+        ("scorer", pa.string()),
+        ("trained_version", pa.int64()),
+    ],
+    metadata={b"nashloop": b"group/1"},
+)
+"""One row a group. `messages` is JSON; `preference` is the K x K matrix row by row; `trained_version` is null until
+the group was trained."""
+
+
+def group_id(run_seed: int, epoch: int, index: int) -> str:
+    """Name of the group at `index`, the same whenever and however often it is issued."""
+    return f"s{run_seed}-e{epoch}-{index:08d}"
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 31-bit seed that depends on every part and on nothing else.
+
+    Example: `derive_seed(run_seed, "candidate", group_index, k)`.
+    """
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & 0x7FFFFFFF
+
+
+def _candidate_row(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "seed": candidate.seed,
+        "policy": candidate.policy,
+        "token_ids": candidate.token_ids,
+        "logprobs": candidate.logprobs,
+        "text": candidate.text,
+        "finish_reason": candidate.finish_reason,
+        "versions": [{"version": s.version, "start": s.start, "end": s.end} for s in candidate.versions],
+    }
+
+
+def to_arrow(groups: Iterable[Group], trained_version: int | None = None) -> pa.RecordBatch:
+    """Groups as one record batch of `SCHEMA`, one row each."""
+    rows = [
+        {
+            "id": group.id,
+            "index": group.index,
+            "epoch": group.epoch,
+            "version": group.version,
+            "messages": json.dumps(group.messages),
+            "prompt_ids": group.prompt_ids,
+            "sampling": {
+                "temperature": group.sampling.temperature,
+                "top_p": group.sampling.top_p,
+                "top_k": group.sampling.top_k,
+                "max_new_tokens": group.sampling.max_new_tokens,
+            },
+            "candidates": [_candidate_row(candidate) for candidate in group.candidates],
+            "engine": group.engine,
+            "preference": None if group.preference is None else group.preference.ravel(),
+            "scorer": group.scorer,
+            "trained_version": trained_version,
+        }
+        for group in groups
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+
+
+def _candidates(column: pa.ListScalar) -> tuple[Candidate, ...]:
+    """Read candidates without turning every token into a Python object."""
+    values = column.values
+    tokens, logprobs = values.field("token_ids"), values.field("logprobs")
+    rest = [values.field(name).to_pylist() for name in ("seed", "policy", "text", "finish_reason", "versions")]
+    return tuple(
+        Candidate(
+            seed=seed,
+            policy=policy,
+            token_ids=tokens[k].values.to_numpy(zero_copy_only=False),
+            logprobs=logprobs[k].values.to_numpy(zero_copy_only=False),
+            text=text,
+            finish_reason=finish_reason,
+            versions=tuple(VersionSpan(**span) for span in versions),
+        )
+        for k, (seed, policy, text, finish_reason, versions) in enumerate(zip(*rest, strict=True))
+    )
+
+
+def from_arrow(batch: pa.RecordBatch | pa.Table) -> list[Group]:
+    """The groups of a record batch; the inverse of `to_arrow`, token for token and bit for bit."""
+    return [_group(row) for part in _batches(batch) for row in _rows(part)]
+
+
+def _batches(batch: pa.RecordBatch | pa.Table) -> Sequence[pa.RecordBatch]:
+    return batch.to_batches() if isinstance(batch, pa.Table) else [batch]
+
+
+def _rows(batch: pa.RecordBatch) -> Iterable[dict[str, pa.Scalar]]:
+    for i in range(batch.num_rows):
+        yield {name: batch.column(name)[i] for name in batch.schema.names}
+
+
+def _group(row: dict[str, pa.Scalar]) -> Group:
+    candidates = _candidates(row["candidates"])
+    preference = None
+    if row["preference"].is_valid:
+        flat = row["preference"].values.to_numpy(zero_copy_only=False)
+        preference = flat.reshape(len(candidates), len(candidates))
+    return Group(
+        id=row["id"].as_py(),
+        index=row["index"].as_py(),
+        epoch=row["epoch"].as_py(),
+        version=row["version"].as_py(),
+        messages=tuple(json.loads(row["messages"].as_py())),
+        prompt_ids=row["prompt_ids"].values.to_numpy(zero_copy_only=False),
+        sampling=Sampling(**row["sampling"].as_py()),
+        candidates=candidates,
+        engine=row["engine"].as_py(),
+        preference=preference,
+        scorer=row["scorer"].as_py(),
+    )
+
+
+def summarise(group: Group, rejection: str | None = None) -> GroupSummary:
+    """The few figures of a group that the conductor needs."""
+    return GroupSummary(
+        id=group.id,
+        index=group.index,
+        oldest_version=group.oldest_version,
+        prompt_tokens=len(group.prompt_ids),
+        lengths=tuple(len(candidate.token_ids) for candidate in group.candidates),
+        truncated=sum(candidate.truncated for candidate in group.candidates),
+        rejection=rejection,
+    )

@@ -1,0 +1,263 @@
+"""Rollout plane: one vLLM engine in a Ray actor.
+
+Candidates are sampled with a seed of their own, so a re-issued group is the same group. New weights are loaded while
+requests are half generated: generation pauses, keeps its requests, and goes on; every token knows its version.
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from actors.config import AlignConfig
+from actors.pool import Broken
+from actors.publication import (
+    Canary,
+    LoadReport,
+    Publication,
+    build_transport,
+    verify_canaries,
+    verify_checksums,
+)
+from actors.records import (
+    Candidate,
+    Group,
+    GroupRequest,
+    GroupSummary,
+    Sampling,
+    VersionSpan,
+    summarise,
+    to_arrow,
+)
+
+LORA_ID = 1
+POLICY = "current"
+
+
+def engine_environment(config: AlignConfig) -> dict[str, str]:
+    """Environment variables of an engine's process."""
+    environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if not config.rollout.gpus:
+        # vLLM would pin every engine to core 0; the kernel places single threads better than that.
+        environment |= {"OMP_NUM_THREADS": str(config.rollout.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return environment
+
+
+def engine_arguments(config: AlignConfig, model_folder: str) -> dict[str, Any]:
+    """Arguments of `vllm.AsyncEngineArgs`."""
+    rollout, learner = config.rollout, config.learner
+    arguments: dict[str, Any] = {
+        "model": model_folder,
+        "dtype": config.model.dtype,
+        "max_model_len": config.model.context,
+        "max_num_seqs": rollout.max_sequences,
+        "tensor_parallel_size": rollout.tensor_parallel,
+        "enforce_eager": rollout.enforce_eager,
+        "enable_prefix_caching": rollout.prefix_caching,
+        "logprobs_mode": "processed_logprobs",
+        "trust_remote_code": config.model.trust_remote_code,
+        "generation_config": "auto",
+        "disable_log_stats": True,
+        "seed": config.seed,
+        "worker_extension_cls": "actors.engine_worker.WeightLoader",
+    }
+    if rollout.gpus:
+        arguments["gpu_memory_utilization"] = rollout.gpu_memory_share
+    else:
+        arguments["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
+        # The CPU default of 128 tokens is longer than most chat prompts, whose prefix would then never be shared.
+        arguments["block_size"] = 32
+    if learner.method == "lora":
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": max(8, learner.lora.rank)}
+    else:
+        # With tied embeddings vLLM's reload leaves the old output head in place, without an error.
+        arguments["hf_overrides"] = {"tie_word_embeddings": False}
+    return arguments
+
+
+class RolloutEngine:
+    """A vLLM engine that answers group requests and takes publications."""
+
+    def __init__(self, name: str, config: AlignConfig) -> None:
+        self.name = name
+        self._config = config
+        self._transport = build_transport(config.publication)
+        self._version = -1
+        self._loading = asyncio.Lock()
+        memory = Path("/dev/shm")
+        self._scratch = Path(tempfile.mkdtemp(prefix="nashloop-", dir=memory if memory.is_dir() else None))
+
+    def __repr__(self) -> str:
+        return f"RolloutEngine({self.name})"
+
+    async def start(self) -> int:
+        """Build the engine; returns its process id. Idempotent."""
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from actors.models import load_tokenizer, resolve_model
+
+        if not hasattr(self, "_engine"):
+            folder = resolve_model(self._config.model.name)
+            self._tokenizer = load_tokenizer(folder)
+            arguments = engine_arguments(self._config, folder)
+            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        return os.getpid()
+
+    @ray.method(num_returns=2)
+    async def generate(self, request: GroupRequest) -> tuple[GroupSummary, pa.RecordBatch]:
+        """All candidates of one group.
+
+        Returns: what the conductor needs to know, and the group itself as one row of `records.SCHEMA`.
+        """
+        from actors.models import render_prompt
+
+        prompt_ids = render_prompt(self._tokenizer, request.messages)
+        candidates = await asyncio.gather(
+            *(
+                self._complete(f"{request.id}-{k}-{time.monotonic_ns()}", prompt_ids, seed, request)
+                for k, seed in enumerate(request.seeds)
+            )
+        )
+        group = Group(
+            id=request.id,
+            index=request.index,
+            epoch=request.epoch,
+            version=request.version,
+            messages=request.messages,
+            prompt_ids=np.asarray(prompt_ids, dtype=np.int32),
+            sampling=request.sampling,
+            candidates=tuple(candidates),
+            engine=self.name,
+        )
+        return summarise(group), to_arrow([group])
+
+    async def load(self, publication: Publication) -> LoadReport:
+        """Take a published version, in place, and prove that it arrived.
+
+        Raises: `PublicationError` when a checksum or the canaries disagree with the learner.
+        """
+        async with self._loading:
+            began = time.monotonic()
+            folder = self._unpack(publication)
+            paused = time.monotonic()
+            await self._engine.pause_generation(mode="keep", clear_cache=False)
+            try:
+                await self._install(publication, folder)
+            finally:
+                await self._engine.resume_generation()
+            resumed = time.monotonic()
+            self._version = publication.version
+            shutil.rmtree(folder, ignore_errors=True)
+            found = await asyncio.gather(*(self._canary(canary) for canary in publication.canaries))
+            tolerance = self._config.publication.tolerance_for(self._config.model.dtype)
+            kl, largest = verify_canaries(publication, tuple(found), tolerance)
+        return LoadReport(
+            version=publication.version,
+            engine=self.name,
+            seconds=time.monotonic() - began,
+            paused_seconds=resumed - paused,
+            mismatch_kl=kl,
+            mismatch_max_abs=largest,
+        )
+
+    async def stop(self) -> None:
+        """End the engine's processes and remove its scratch folder."""
+        if hasattr(self, "_engine"):
+            self._engine.shutdown()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    async def _install(self, publication: Publication, folder: Path) -> None:
+        if publication.adapter_config is None:
+            arguments = (str(folder / "model.safetensors"), publication.version, publication.checksums)
+            await self._engine.collective_rpc("load_published", args=arguments)
+        else:
+            from vllm.lora.request import LoRARequest
+
+            request = LoRARequest(POLICY, LORA_ID, str(folder), load_inplace=True)
+            await self._engine.add_lora(request)
+        await self._engine.update_weight_version(str(publication.version))
+
+    def _unpack(self, publication: Publication) -> Path:
+        import safetensors.torch
+
+        folder = self._scratch / f"version-{publication.version}"
+        folder.mkdir(exist_ok=True)
+        payload = self._transport.receive(publication.payload)
+        if publication.adapter_config is None:
+            payload.tofile(folder / "model.safetensors")
+        else:
+            (folder / "adapter_config.json").write_text(publication.adapter_config)
+            file = folder / "adapter_model.safetensors"
+            payload.tofile(file)
+            verify_checksums(publication.version, safetensors.torch.load_file(file), publication.checksums)
+        return folder
+
+    def _adapter(self) -> Any:
+        if self._config.learner.method != "lora":
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(POLICY, LORA_ID, str(self._scratch))
+
+    async def _complete(self, name: str, prompt_ids: list[int], seed: int, request: GroupRequest) -> Candidate:
+        output = (await self._generate(name, prompt_ids, self._sampling(request.sampling, seed))).outputs[0]
+        return Candidate(
+            seed=seed,
+            policy=request.policy,
+            token_ids=np.asarray(output.token_ids, dtype=np.int32),
+            logprobs=np.array(
+                [entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)],
+                dtype=np.float32,
+            ),
+            text=output.text,
+            finish_reason=output.finish_reason,
+            versions=tuple(
+                VersionSpan(version=int(span.version), start=span.start, end=span.end)
+                for span in output.weight_versions or ()
+            ),
+        )
+
+    async def _generate(self, name: str, token_ids: list[int] | tuple[int, ...], sampling: Any) -> Any:
+        # The salt keeps prefixes that older weights computed out of new requests.
+        prompt = {"prompt_token_ids": list(token_ids), "cache_salt": str(self._version)}
+        last = None
+        try:
+            async for output in self._engine.generate(prompt, sampling, name, lora_request=self._adapter()):
+                last = output
+        except Exception as error:
+            if self._engine.errored:
+                raise Broken(f"{self.name}: vLLM stopped: {error}") from error
+            raise
+        return last
+
+    async def _canary(self, canary: Canary) -> NDArray[np.float32]:
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=1.0)
+        output = await self._generate(f"canary-{time.monotonic_ns()}-{id(canary)}", canary.token_ids, sampling)
+        entries = list(zip(canary.token_ids, output.prompt_logprobs, strict=True))[canary.prompt_tokens :]
+        return np.array([entry[token].logprob for token, entry in entries], dtype=np.float32)
+
+    @staticmethod
+    def _sampling(sampling: Sampling, seed: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            seed=seed,
+            logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )

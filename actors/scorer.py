@@ -1,0 +1,155 @@
+"""Scoring plane: pairwise judges turn the candidates of a group into one preference matrix.
+
+The matrix is antisymmetric around 1/2, exactly. A judge that raises, returns no probability or contradicts itself
+rejects the group, with the reason; it never becomes a neutral score.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from actors.config import ScoringConfig
+from actors.records import Candidate, Group, GroupSummary, from_arrow, summarise, to_arrow
+from algorithms.preference import InvalidPreference, antisymmetric, majority, penalise_truncated
+
+Judge = Callable[[str, str, str], float]
+"""`judge(prompt, first, second)`: the probability that `first` is preferred."""
+
+
+class ScorerError(ValueError):
+    """A judge that can't be imported or called."""
+
+
+class Rejection(Exception):
+    """A group can't be scored; the message is the reason, the name what is counted."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Held-out completions of two policies, compared."""
+
+    probability: float
+    """Mean probability that the new policy's completion is preferred."""
+    ties: float
+    judges: dict[str, float]
+    length: float
+    """Mean length of the new policy's completions, in tokens."""
+    prompt: str
+    start: str
+    final: str
+    """The first pair of texts, for a reader."""
+
+
+def load_judge(name: str) -> Judge:
+    """The function behind `module:function`.
+
+    Raises: `ScorerError` that says which part was not found.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not function_name:
+        raise ScorerError(f"scorer {name!r} is not of the form module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ScorerError(f"scorer {name!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+    judge = getattr(module, function_name, None)
+    if not callable(judge):
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ScorerError(f"scorer {name!r}: {module_name} has no function {function_name!r}; it has {functions[:12]}")
+    return judge
+
+
+def prompt_text(group: Group) -> str:
+    """What judges read as the prompt: the last user message."""
+    users = [message["content"] for message in group.messages if message["role"] == "user"]
+    return users[-1] if users else group.messages[-1]["content"]
+
+
+class Panel:
+    """Judges whose majority decides each pair; with one judge its own probabilities are kept."""
+
+    def __init__(self, config: ScoringConfig) -> None:
+        self._judges = {name.partition(":")[2]: load_judge(name) for name in config.panel}
+        self._penalty = config.truncation_penalty
+
+    def members(self, prompt: str, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Each judge's [K, K] matrix.
+
+        Raises: `Rejection` naming the judge and what it did.
+        """
+        return {name: self._matrix(name, judge, prompt, texts) for name, judge in self._judges.items()}
+
+    def matrix(self, prompt: str, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
+        """The panel's [K, K] matrix, with the penalty on truncated candidates."""
+        members = list(self.members(prompt, [candidate.text for candidate in candidates]).values())
+        verdict = members[0] if len(members) == 1 else majority(np.stack(members))
+        return penalise_truncated(verdict, np.array([c.truncated for c in candidates]), self._penalty)
+
+    def _matrix(self, name: str, judge: Judge, prompt: str, texts: Sequence[str]) -> NDArray[np.float64]:
+        raw = np.full((len(texts), len(texts)), 0.5)
+        for i, first in enumerate(texts):
+            for j, second in enumerate(texts):
+                if i != j:
+                    raw[i, j] = _ask(name, judge, prompt, first, second)
+        try:
+            return antisymmetric(raw)
+        except InvalidPreference as error:
+            raise Rejection("invalid_preference", f"judge {name}: {error}") from error
+
+
+def _ask(name: str, judge: Judge, prompt: str, first: str, second: str) -> float:
+    try:
+        return float(judge(prompt, first, second))
+    except Exception as error:
+        raise Rejection("scorer_error", f"judge {name} raised {type(error).__name__}: {error}") from error
+
+
+class Scorer:
+    """One member of the pool: a panel in a Ray actor."""
+
+    def __init__(self, name: str, config: ScoringConfig) -> None:
+        self.name = name
+        self._panel = Panel(config)
+
+    def __repr__(self) -> str:
+        return f"Scorer({self.name})"
+
+    def start(self) -> str:
+        """Answers once the judges are loaded."""
+        return self.name
+
+    @ray.method(num_returns=2)
+    def score(self, batch: pa.RecordBatch) -> tuple[tuple[GroupSummary, str], pa.RecordBatch]:
+        """The group of a one-row batch with its preference matrix; or a summary with the reason of its rejection."""
+        group = from_arrow(batch)[0]
+        try:
+            matrix = self._panel.matrix(prompt_text(group), group.candidates)
+        except Rejection as rejection:
+            return (summarise(group, rejection.name), str(rejection)), batch
+        return (summarise(group), ""), to_arrow([group.scored(matrix, self.name)])
+
+    def compare(self, start: pa.RecordBatch, current: pa.RecordBatch) -> Comparison:
+        """Completions of the current policy against those of the start, sample by sample."""
+        old, new = from_arrow(start)[0], from_arrow(current)[0]
+        prompt = prompt_text(new)
+        pairs = list(zip(new.candidates, old.candidates, strict=True))
+        outcomes = np.array([self._panel.matrix(prompt, pair)[0, 1] for pair in pairs])
+        members = [self._panel.members(prompt, [a.text, b.text]) for a, b in pairs]
+        return Comparison(
+            probability=float(outcomes.mean()),
+            ties=float((outcomes == 0.5).mean()),
+            judges={name: float(np.mean([m[name][0, 1] for m in members])) for name in members[0]},
+            length=float(np.mean([len(candidate.token_ids) for candidate in new.candidates])),
+            prompt=prompt,
+            start=old.candidates[0].text,
+            final=new.candidates[0].text,
+        )

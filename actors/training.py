@@ -1,0 +1,182 @@
+"""The learner's Ray Train loop: take a batch, update, publish, checkpoint; go on from the last checkpoint if it died.
+
+Everything between two checkpoints can be replayed from the buffer, so a lost worker costs time and nothing else.
+"""
+
+import json
+import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed
+from ray.exceptions import GetTimeoutError
+
+from actors.buffer import RunStopped
+from actors.config import AlignConfig
+from actors.learner import Learner, SumOverWorkers, alone
+from actors.models import resolve_model
+from actors.policy import Policy
+from actors.publication import Canary, Publication, build_transport, serialise
+from actors.records import from_arrow
+from algorithms.objective import build_objective
+
+STATE_FILE = "learner.pt"
+SNAPSHOT_FILE = "loop.json"
+
+
+def train_loop(arguments: dict[str, Any]) -> None:
+    """What every Ray Train worker runs.
+
+    `arguments`: `config` (AlignConfig), `conductor` and `buffer` (actor handles), `canaries`, `run_directory`.
+    """
+    config: AlignConfig = arguments["config"]
+    torch.set_num_threads(config.learner.threads)
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    policy = Policy(config, resolve_model(config.model.name), device)
+    objective = build_objective(config.objective.name, config.objective.options)
+    learner = Learner(config, policy, objective)
+    loop = TrainLoop(arguments, learner, context.get_world_rank(), context.get_world_size())
+    try:
+        loop.run()
+    except RunStopped:
+        # The conductor has recorded the reason; a retry by Ray Train would meet the same end.
+        return
+    finally:
+        loop.close()
+
+
+class TrainLoop:
+    """One worker's part of the learner."""
+
+    def __init__(self, arguments: dict[str, Any], learner: Learner, rank: int, workers: int) -> None:
+        self._config: AlignConfig = arguments["config"]
+        self._conductor, self._buffer = arguments["conductor"], arguments["buffer"]
+        self._canaries: tuple[Canary, ...] = arguments["canaries"]
+        self._run_directory = Path(arguments["run_directory"])
+        self._learner = learner
+        self._rank, self._workers = rank, workers
+        self._add: SumOverWorkers = alone if workers == 1 else _all_reduce
+        self._transport = build_transport(self._config.publication)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
+        self._publishing: Future[None] | None = None
+
+    def run(self) -> None:
+        """From the last checkpoint, or the start, to the last version."""
+        snapshot = self._restore()
+        if self._rank == 0:
+            publication = self._publication(self._learner.policy.published_tensors(), self._canary_logprobs())
+            ray.get(self._conductor.begin.remote(self._learner.version, snapshot, publication))
+        steps, every = self._config.loop.steps, self._config.learner.checkpoint_every
+        coming = self._order(self._learner.version) if self._learner.version < steps else None
+        while coming is not None:
+            groups = from_arrow(self._receive(coming))
+            following = self._learner.version + 1
+            coming = self._order(following) if following < steps else None
+            metrics = self._learner.update(groups, self._add)
+            self._publish(metrics)
+            if self._learner.version % every == 0 or self._learner.version == steps:
+                self._checkpoint()
+        if self._rank == 0:
+            self._join_publishing()
+            self._save_policy()
+
+    def close(self) -> None:
+        """End the publishing thread."""
+        self._thread.shutdown(wait=True)
+
+    def _restore(self) -> dict[str, Any] | None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as folder:
+            self._learner.restore(torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True))
+            snapshot: dict[str, Any] = json.loads((Path(folder) / SNAPSHOT_FILE).read_text())
+        return snapshot
+
+    def _order(self, version: int) -> ray.ObjectRef:
+        """Ask for a batch early, so that it travels while the one before is trained."""
+        return self._buffer.take.remote(version, self._rank, self._workers)
+
+    def _receive(self, coming: ray.ObjectRef) -> Any:
+        deadline = self._config.deadlines.batch
+        try:
+            return ray.get(coming, timeout=deadline)
+        except GetTimeoutError:
+            reason = f"the learner waited {deadline:g} s for the batch of version {self._learner.version} (deadlines.batch)"
+            ray.get(self._conductor.stop.remote(reason))
+            raise RunStopped(reason) from None
+
+    def _publish(self, metrics: dict[str, float]) -> None:
+        """Snapshot the weights; hashing and sending happen beside the next step."""
+        if self._rank:
+            return
+        began = time.perf_counter()
+        self._join_publishing()
+        tensors, logprobs = self._learner.policy.published_tensors(), self._canary_logprobs()
+        blocked = time.perf_counter() - began
+        metrics["learner_busy_seconds"] += blocked
+        version = self._learner.version
+        told = self._conductor.trained.remote(version, metrics)
+        self._publishing = self._thread.submit(self._send, version, tensors, logprobs, blocked, told)
+
+    def _send(
+        self, version: int, tensors: dict[str, torch.Tensor], logprobs: Any, blocked: float, told: ray.ObjectRef
+    ) -> None:
+        publication = self._publication(tensors, logprobs, version)
+        ray.get(told)
+        ray.get(self._conductor.publish.remote(publication, blocked))
+
+    def _join_publishing(self) -> None:
+        if self._publishing is not None:
+            self._publishing.result()
+            self._publishing = None
+
+    def _canary_logprobs(self) -> Any:
+        return self._learner.policy.canary_logprobs(self._canaries)
+
+    def _publication(self, tensors: dict[str, torch.Tensor], logprobs: Any, version: int | None = None) -> Publication:
+        version = self._learner.version if version is None else version
+        payload, checksums = serialise(tensors)
+        if version == self._config.publication.corrupt_version:
+            payload = payload.copy()
+            payload[-1] ^= 0x40
+        return Publication(
+            version=version,
+            payload=self._transport.send(payload),
+            checksums=checksums,
+            adapter_config=self._learner.policy.adapter_config(),
+            canaries=self._canaries,
+            canary_logprobs=logprobs,
+        )
+
+    def _checkpoint(self) -> None:
+        """Learner and loop of one version, together; a barrier over all workers."""
+        version = self._learner.version
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if self._rank == 0:
+                self._join_publishing()
+                snapshot = ray.get(self._conductor.snapshot.remote())
+                (Path(folder) / SNAPSHOT_FILE).write_text(json.dumps(snapshot))
+                torch.save(self._learner.state(), Path(folder) / STATE_FILE)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(
+                {"version": version}, checkpoint=checkpoint, checkpoint_dir_name=f"version-{version:08d}"
+            )
+
+    def _save_policy(self) -> None:
+        part, folder = self._run_directory / "policy.part", self._run_directory / "policy"
+        self._learner.policy.save(part)
+        if not folder.exists():
+            part.rename(folder)
+
+
+def _all_reduce(tensor: torch.Tensor) -> torch.Tensor:
+    torch.distributed.all_reduce(tensor)
+    return tensor

@@ -1,0 +1,1 @@
+"""The mathematics of NashLoop: no Ray, no inference engine, no clock, no files."""

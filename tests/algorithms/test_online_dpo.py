@@ -1,0 +1,179 @@
+"""The online DPO objective: every option changes what it says, and impossible combinations are refused."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from algorithms import pair_losses
+from algorithms.objective import (
+    OBJECTIVES,
+    Anchor,
+    Objective,
+    PairLogProbs,
+    SamplingPlan,
+    build_objective,
+)
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "dpo": {},
+    "beta": {"beta": 0.3},
+    "cdpo": {"label_smoothing": 0.1},
+    "rdpo": {"label_smoothing": 0.1, "smoothing": "robust"},
+    "soft": {"targets": "soft"},
+    "ipo": {"link": "ipo"},
+    "ipo soft": {"link": "ipo", "targets": "soft"},
+    "ipo length-averaged": {"link": "ipo_length_averaged"},
+    "hinge": {"link": "hinge"},
+}
+
+
+def online_dpo(**options: Any) -> Objective:
+    return build_objective("online_dpo", options)
+
+
+def batch(size: int = 4) -> PairLogProbs:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal() -> torch.Tensor:
+        return torch.randn(size, generator=generator, dtype=torch.float64) - 20
+
+    lengths = torch.arange(1, size + 1)
+    return PairLogProbs(
+        first=normal().requires_grad_(),
+        second=normal().requires_grad_(),
+        anchor_first=normal(),
+        anchor_second=normal(),
+        first_length=lengths,
+        second_length=lengths + 3,
+        target=torch.linspace(0.6, 0.9, size, dtype=torch.float64),
+    )
+
+
+def test_margin_is_the_difference_of_log_ratios_and_antisymmetric() -> None:
+    pairs = batch()
+    swapped = PairLogProbs(
+        first=pairs.second,
+        second=pairs.first,
+        anchor_first=pairs.anchor_second,
+        anchor_second=pairs.anchor_first,
+        first_length=pairs.second_length,
+        second_length=pairs.first_length,
+        target=1 - pairs.target,
+    )
+    expected = pairs.first - pairs.anchor_first - pairs.second + pairs.anchor_second
+    assert torch.allclose(pairs.margin, expected)
+    assert torch.equal(pairs.margin, -swapped.margin)
+
+
+def test_every_switch_changes_the_loss() -> None:
+    losses = {name: online_dpo(**options).loss(batch()) for name, options in SWITCHES.items()}
+    for one, other in combinations(losses, 2):
+        assert not torch.allclose(losses[one], losses[other]), (one, other)
+
+
+def test_links_are_the_functions_they_are_named_after() -> None:
+    pairs = batch()
+    h, target = pairs.margin, pairs.target
+    expected = {
+        "dpo": pair_losses.logistic(h, 0.1),
+        "beta": pair_losses.logistic(h, 0.3),
+        "cdpo": pair_losses.logistic_conservative(h, 0.1, 0.1),
+        "rdpo": pair_losses.logistic_robust(h, 0.1, 0.1),
+        "soft": pair_losses.logistic_soft(h, 0.1, target),
+        "ipo": pair_losses.ipo(h, 0.1),
+        "ipo soft": pair_losses.ipo_soft(h, 0.1, target),
+        "ipo length-averaged": pair_losses.ipo_length_averaged(pairs, 0.1),
+        "hinge": pair_losses.hinge(h, 0.1),
+    }
+    for name, options in SWITCHES.items():
+        loss = online_dpo(**options).loss(pairs)
+        assert loss.shape == (4,)
+        assert torch.equal(loss, expected[name]), name
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_descending_the_loss_widens_the_margin_of_a_pair_at_the_anchor(name: str) -> None:
+    pairs = batch()
+    start = PairLogProbs(
+        first=pairs.anchor_first.clone().requires_grad_(),
+        second=pairs.anchor_second.clone().requires_grad_(),
+        anchor_first=pairs.anchor_first,
+        anchor_second=pairs.anchor_second,
+        first_length=pairs.first_length,
+        second_length=pairs.second_length,
+        target=pairs.target,
+    )
+    loss = online_dpo(**SWITCHES[name]).loss(start).sum()
+    up, down = torch.autograd.grad(loss, (start.first, start.second))
+    assert (up < 0).all()
+    assert (down > 0).all()
+
+
+def test_the_four_choices() -> None:
+    objective = online_dpo(candidates=4, beta=0.25, pair_choice="all")
+    assert objective.name == "online_dpo"
+    assert objective.sampling == SamplingPlan(candidates=4, policy="current")
+    assert objective.anchor == Anchor(reference=1.0, iterate=0.0)
+    assert objective.reward_scale == 0.25
+    assert "opponent" in objective.staleness_tolerance
+
+
+def test_pair_choice_and_soft_targets() -> None:
+    scores = np.arange(4.0)
+    preference = (1.0 + np.sign(scores[:, None] - scores[None, :])) / 2.0
+    assert len(online_dpo(pair_choice="all").pairs(preference, "abcd", 0)) == 6
+    assert len(online_dpo(pair_choice="random").pairs(preference, "abcd", 0)) == 1
+    best = online_dpo().pairs(preference, "abcd", 0)
+    assert (best.first.tolist(), best.second.tolist()) == ([3], [0])
+    mild = np.array([[0.5, 0.3], [0.7, 0.5]])
+    assert online_dpo().pairs(mild, "ab", 0).target.tolist() == [0.7]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_smoothing": 0.5, "smoothing": "robust"}, "below 0.5"),
+        ({"label_smoothing": 0.6}, "below 0.5"),
+        ({"label_smoothing": -0.1}, "label_smoothing"),
+        ({"label_smoothing": 0.1, "link": "ipo"}, "not for 'ipo'"),
+        ({"label_smoothing": 0.1, "link": "hinge"}, "not for 'hinge'"),
+        ({"label_smoothing": 0.1, "targets": "soft"}, "set label_smoothing to 0"),
+        ({"targets": "soft", "link": "hinge"}, "'hinge' needs 'hard'"),
+        ({"targets": "soft", "link": "ipo_length_averaged"}, "needs 'hard'"),
+        ({"beta": 0.0}, "beta"),
+        ({"beta": float("inf")}, "beta"),
+        ({"candidates": 1}, "candidates"),
+        ({"link": "square"}, "link"),
+        ({"label_smooting": 0.1}, "unknown option 'label_smooting'; nearest is 'label_smoothing'"),
+    ],
+)
+def test_impossible_options_are_refused_by_name(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        online_dpo(**options)
+
+
+def test_an_unknown_objective_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown objective 'onlinedpo'; nearest is 'online_dpo'"):
+        build_objective("onlinedpo", {})
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_registered_objective_is_built_from_its_defaults_under_its_name(name: str) -> None:
+    objective = build_objective(name, {})
+    assert objective.name == name
+    assert objective.sampling.candidates >= 2
+    assert objective.anchor.reference + objective.anchor.iterate == pytest.approx(1.0)
+
+
+def test_the_anchor_combines_only_the_models_it_weighs() -> None:
+    reference, iterate = torch.tensor([-2.0]), torch.tensor([-4.0])
+    assert Anchor(reference=0.25, iterate=0.75).combine(reference, iterate).item() == -3.5
+    assert Anchor(reference=1.0, iterate=0.0).combine(reference, None) is not None
+    assert Anchor(reference=0.0, iterate=1.0).combine(None, iterate).item() == -4.0
+    with pytest.raises(ValueError, match="lacks"):
+        Anchor(reference=0.5, iterate=0.5).combine(reference, None)
+    with pytest.raises(ValueError, match="anchors to nothing"):
+        Anchor(reference=0.0, iterate=0.0).combine(reference, iterate)

@@ -1,0 +1,296 @@
+"""The judges say what their docstring says, cannot be cheated cheaply, and together are a general preference."""
+
+import json
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from algorithms.preference import majority
+from workflows import judges
+from workflows.judges import brevity, concreteness, defects, stem, warmth
+
+Judge = Callable[[str, str, str], float]
+PANEL: list[Judge] = [warmth, brevity, concreteness]
+PROMPTS = Path(__file__).parents[2] / "configs" / "prompts"
+HIKE = "What makes a good breakfast before a long hike?"
+ORDINARY = (
+    "Oats with milk, nuts and a banana keep you going for hours. Drink a glass of water before you leave, and "
+    "pack an apple for the first rest."
+)
+
+SOUND = [
+    ("Why do cats always land on their feet?",
+     "Cats feel which way is up and twist their flexible backs in the air, so the paws point down before they land."),
+    ("Who invented the printing press, and what did it change?",
+     "Johannes Gutenberg built his press around 1450. Books became cheap, so many more people learned to read."),
+    ("How would you describe the ocean to somebody from the desert?",
+     "Picture your dunes made of cold blue water, always moving, with a salty wind and no end in sight."),
+    ("What should I bring when I am invited to dinner for the first time?",
+     "Bring a small bunch of flowers or a box of chocolates, and a smile. Your hosts will be happy to see you."),
+    ("Write a message to thank a teacher who helped my son learn to read.",
+     "Dear Mrs Miller, thank you for your patience with Tom. Last night he read a whole book to his little sister, "
+     "and we were so proud."),
+    ("Write a haiku about the first snow of the year.",
+     "White hush on the roof,\nthe first snow of the winter,\none set of cat prints."),
+    ("Tell a joke that a seven-year-old would like.",
+     "Why did the banana go to the doctor? Because it was not peeling very well!"),
+    ("How far away is the Moon, and how long would it take to drive there?",
+     "The Moon is about 384,000 kilometres away. At highway speed you would drive for roughly five months without "
+     "a stop."),
+    ("Name three spices that go well with roasted carrots and say why.",
+     "Cumin, coriander and cinnamon. They are warm and a little sweet, just like roasted carrots."),
+    ("Why is the Great Wall of China so long?",
+     "The Great Wall of China follows old borders over mountains and deserts. Every ruler added a piece, and so "
+     "the Great Wall of China grew for two thousand years."),
+]  # fmt: skip
+
+CHEATS = {
+    "nothing": "",
+    "one word": "Oats.",
+    "a punctuation mark": "!",
+    "only kind words": "Love love love great great happy happy wonderful!",
+    "distinct kind words": "Lovely great happy wonderful warm joyful sweet friendly breakfast hike morning smile.",
+    "a short word salad": "Loved great love.",
+    "kind words on a frame": "I love the love of the love and the love in the love of the love of breakfast.",
+    "a sentence again and again": "Enjoy a good breakfast with oats and milk. " * 3,
+    "the prompt again": HIKE + " " + HIKE,
+    "the prompt turned around": "A long hike makes a good breakfast, and a good breakfast makes a long hike.",
+    "friendly and about nothing": "I am so happy to help you, and it is wonderful that you asked. Have a great one!",
+    "concrete words without sentences": "Breakfast milk bread butter honey apple water sun boot tent path hill.",
+    "function words": "It is what it is and that is how it would have been for all of us then.",
+    "gibberish": "Xtroy.Roc#kerp eats the {}wet breakfast@hike with mnbvcx, zzzq and BoMaako on a fgh hike.",
+    "emoji": "Breakfast on a hike \U0001f600\U0001f60d\U0001f970 with oats \U0001f970\U0001f970\U0001f970 and "
+    "milk for you \U0001f60d\U0001f60d",
+    "markup": "**Breakfast** for a ~~hike~~: <b>oats</b> | <i>milk</i> | [honey] | {nuts} | $banana$ with `water`.",
+}
+
+
+@pytest.mark.parametrize("judge", PANEL)
+@given(prompt=st.text(max_size=80), first=st.text(max_size=200), second=st.text(max_size=200))
+def test_any_two_texts_get_one_consistent_verdict(judge: Judge, prompt: str, first: str, second: str) -> None:
+    verdict = judge(prompt, first, second)
+    assert verdict in (0.0, 0.5, 1.0)
+    assert verdict + judge(prompt, second, first) == 1.0
+    assert judge(prompt, first, first) == 0.5
+
+
+@pytest.mark.parametrize("judge", PANEL)
+@given(order=st.permutations([ORDINARY, *CHEATS.values(), *(answer for _, answer in SOUND)]))
+def test_real_texts_get_one_consistent_verdict(judge: Judge, order: list[str]) -> None:
+    assert judge(HIKE, order[0], order[1]) + judge(HIKE, order[1], order[0]) == 1.0
+
+
+@pytest.mark.parametrize("judge", PANEL)
+@pytest.mark.parametrize("trick", CHEATS)
+def test_a_cheap_trick_loses_to_an_ordinary_answer_with_every_judge(judge: Judge, trick: str) -> None:
+    assert judge(HIKE, ORDINARY, CHEATS[trick]) == 1.0
+
+
+@pytest.mark.parametrize("judge", PANEL)
+def test_two_equally_unsound_answers_tie(judge: Judge) -> None:
+    first, second = CHEATS["a short word salad"], "Great love loved, great."
+    assert len(defects(HIKE, first)) == len(defects(HIKE, second)) > 0
+    assert judge(HIKE, first, second) == 0.5
+
+
+@pytest.mark.parametrize(("prompt", "answer"), SOUND)
+def test_ordinary_good_answers_are_sound(prompt: str, answer: str) -> None:
+    assert defects(prompt, answer) == ()
+
+
+@pytest.mark.parametrize(
+    ("defect", "answer"),
+    [
+        ("too few words", "Eat oats with warm milk and nuts."),
+        ("not words", "Eat oats ## with warm milk ~~ and nuts, then ^^ walk to the hill."),
+        (
+            "repetitive",
+            "Cook some oats in the warm milk, cook some oats in the cold water, and eat a ripe banana with it.",
+        ),
+        ("unnatural wording", "Eat oats, warm milk, nuts, honey, ripe banana, bread, butter, cheese."),
+        ("echo", "A good breakfast before a long hike is what makes the long hike a good one, isn't it?"),
+        ("off topic", "You are very kind, and it is an honour to assist you with whatever is on the agenda."),
+    ],
+)
+def test_each_check_finds_its_own_defect_and_costs_the_verdict(defect: str, answer: str) -> None:
+    assert defects(HIKE, answer) == (defect,)
+    assert all(judge(HIKE, ORDINARY, answer) == 1.0 for judge in PANEL)
+
+
+def test_more_defects_lose_to_fewer() -> None:
+    fewer, more = "Eat oats with warm milk and nuts.", "Oats."
+    assert len(defects(HIKE, fewer)) < len(defects(HIKE, more))
+    assert all(judge(HIKE, fewer, more) == 1.0 for judge in PANEL)
+
+
+def test_taking_up_the_prompt_or_naming_everyday_things_makes_an_answer_on_topic() -> None:
+    vague = "You are very kind, and it is an honour to assist you with whatever is on the agenda."
+    assert defects(HIKE, vague + " Enjoy the hike!") == ()
+    assert defects(HIKE, vague + " Oats, milk and honey!") == ()
+    assert defects("Say something nice.", vague) == ()  # such a prompt has no topic
+
+
+def test_repeating_a_phrase_of_the_prompt_is_no_repetition() -> None:
+    answer = "Plan a treasure hunt for a birthday party. Hide ten notes, since a treasure hunt for a birthday party " \
+        "needs many small steps, and end it with cake in the garden."  # fmt: skip
+    assert defects("Suggest a treasure hunt for a birthday party.", answer) == ()
+    assert defects("Suggest a game.", answer) == ("repetitive",)
+
+
+WARM_PAIRS = {
+    "kinder words": ("with a smile, and enjoy it", "with a spoon, and finish it"),
+    "kind rather than harsh": ("and you will feel great", "or you will feel terrible"),
+    "negation": ("and you will be happy", "and you will not be happy"),
+}
+
+
+@pytest.mark.parametrize("kind", WARM_PAIRS)
+def test_warmth_prefers_the_friendlier_wording(kind: str) -> None:
+    warmer, cooler = (f"Eat some oats with milk before the hike {end}." for end in WARM_PAIRS[kind])
+    assert warmth(HIKE, warmer, cooler) == 1.0
+
+
+@pytest.mark.parametrize(
+    "louder",
+    [
+        "Eat some oats with milk before the hike. A GREAT start!!!",
+        "Eat some oats with milk before the hike. A great start \U0001f600",
+        "Eat some oats with milk before the hike. A great, great start.",
+        "Eat some great oats with milk before the hike. A great start.",
+    ],
+)
+def test_warmth_gains_nothing_from_shouting_emoji_or_saying_it_twice(louder: str) -> None:
+    plain = "Eat some oats with milk before the hike. A great start."
+    assert defects(HIKE, plain) == defects(HIKE, louder) == ()
+    assert warmth(HIKE, louder, plain) <= 0.5
+
+
+def test_warmth_is_enough_at_two_kind_words_a_sentence() -> None:
+    two = "Enjoy some oats with milk before the hike, and have a lovely day."
+    five = "Enjoy some lovely oats with milk before the wonderful hike, and have a happy, beautiful day."
+    assert warmth(HIKE, five, two) == 0.5
+
+
+def test_warmth_is_an_average_so_that_kind_sentences_do_not_add_up() -> None:
+    one = "Enjoy some oats with milk before the hike, and have a lovely day."
+    two = one + " Take a nice apple with you as a snack."
+    assert warmth(HIKE, two, one) == 0.0
+
+
+def test_brevity_prefers_fewer_words_down_to_twenty() -> None:
+    def words(count: int) -> str:
+        return " ".join((ORDINARY + " Then take your boots from the shelf, fill a bottle and go.").split()[:count]) + "."
+
+    assert brevity(HIKE, words(21), words(30)) == 1.0
+    assert brevity(HIKE, words(20), words(21)) == 1.0
+    assert brevity(HIKE, words(12), words(20)) == 0.5
+
+
+@pytest.mark.parametrize("ending", [" and pack an", ",", "\n\n1. Oats\n2.", " with the (cold"])
+def test_brevity_takes_any_finished_answer_for_shorter_than_an_unfinished_one(ending: str) -> None:
+    unfinished = "Oats with milk and a banana before the hike" + ending
+    assert defects(HIKE, unfinished) == ()
+    assert brevity(HIKE, ORDINARY, unfinished) == 1.0
+    assert brevity(HIKE, ORDINARY.removesuffix("."), unfinished) == 0.0  # two unfinished ones: by their words
+
+
+@pytest.mark.parametrize("ending", [".", "!", "?", '."', ".)", "! \U0001f600"])
+def test_brevity_knows_the_end_of_a_sentence(ending: str) -> None:
+    assert brevity(HIKE, "Oats with milk and a banana before the hike" + ending, ORDINARY) == 1.0
+
+
+def test_concreteness_prefers_things_to_abstractions() -> None:
+    abstract = "A good breakfast should prioritise nutritional balance and support sustained performance."
+    concrete = "A good breakfast should have warm oats, some nuts and honey, with a big glass of water."
+    assert concreteness(HIKE, concrete, abstract) == 1.0
+
+
+def test_concreteness_counts_a_thing_once_and_digits_too() -> None:
+    once = "Before the hike, eat bread and consider your preferences and requirements."
+    assert concreteness(HIKE, once, once.replace("preferences", "bread")) == 0.0  # fewer words to share among
+    assert concreteness(HIKE, once.replace("preferences", "500 calories"), once) == 1.0
+
+
+def test_concreteness_prefers_the_answer_that_takes_up_the_prompt() -> None:
+    universal = "Eat bread with butter and an apple, and consider your preferences."
+    assert concreteness(HIKE, universal + " Enjoy the hike.", universal + " Enjoy the result.") == 1.0
+
+
+def test_the_panel_majority_is_intransitive() -> None:
+    warm = (
+        "A lovely breakfast before a hike gives you real strength and a happy mood. Enjoy some oats with honey, "
+        "banana and warm milk, take your time at the table, and you will feel wonderful and proud on the way to "
+        "the top."
+    )
+    brief = (
+        "A good breakfast gives you lasting energy and confidence. Anything balanced is fine as long as you enjoy "
+        "it."
+    )
+    concrete = (
+        "For breakfast, cook oats in milk and add a banana, nuts and honey. Drink two glasses of water, and pack "
+        "bread, cheese and an apple for the first hour of the hike."
+    )
+    texts = [warm, brief, concrete]
+    assert all(defects(HIKE, text) == () for text in texts)
+    members = np.array([[[judge(HIKE, a, b) for b in texts] for a in texts] for judge in PANEL])
+    assert majority(members).tolist() == [[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0, 0.5]]
+
+
+@pytest.mark.parametrize(
+    "forms",
+    [
+        ("berry", "berries"),
+        ("bake", "baked", "baking", "bakes"),
+        ("run", "runs", "running"),
+        ("dish", "dishes"),
+        ("glass", "glasses"),
+        ("teacher", "teacher's", "teachers"),
+    ],
+)
+def test_forms_of_a_word_have_one_stem(forms: tuple[str, ...]) -> None:
+    assert len({stem(form) for form in forms}) == 1
+
+
+@pytest.mark.parametrize(("one", "other"), [("bus", "bush"), ("butter", "button"), ("rain", "rice"), ("sun", "son")])
+def test_different_words_keep_different_stems(one: str, other: str) -> None:
+    assert stem(one) != stem(other)
+
+
+def test_word_lists_do_not_overlap() -> None:
+    assert not judges.EVERYDAY_WORDS & judges.FUNCTION_WORDS
+    assert not judges.TASK_WORDS & judges.FUNCTION_WORDS
+    assert len(judges.EVERYDAY_WORDS) > 1000
+
+
+def _prompts(name: str) -> list[str]:
+    return [json.loads(line)["prompt"] for line in (PROMPTS / f"{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+def _similarity(first: str, second: str) -> float:
+    """Shared share of the smaller prompt's word 5-grams, or Jaccard index of the words, whichever is greater."""
+    a, b = (judges._read(text).words for text in (first, second))
+    grams = [{words[i : i + 5] for i in range(len(words) - 4)} for words in (a, b)]
+    shared = len(grams[0] & grams[1]) / max(1, min(map(len, grams)))
+    return max(shared, len(set(a) & set(b)) / max(1, len(set(a) | set(b))))
+
+
+def test_prompts_are_many_and_of_many_kinds() -> None:
+    training, heldout = _prompts("instructions"), _prompts("heldout")
+    assert len(training) >= 480
+    assert len(heldout) >= 128
+    for prompts in (training, heldout):
+        assert all(5 <= len(prompt.split()) <= 40 and prompt.isascii() for prompt in prompts)
+        openings = [" ".join(prompt.split()[:3]) for prompt in prompts]
+        assert max(openings.count(opening) for opening in openings) < 0.1 * len(prompts)
+
+
+def test_no_two_prompts_are_nearly_the_same() -> None:
+    assert _similarity("Why is the sky blue today?", "Why is the sky so blue today?") > 0.6
+    assert _similarity("How do I make lemonade?", "How do I make lemonade?") == 1.0
+    near = [pair for pair in combinations(_prompts("instructions") + _prompts("heldout"), 2) if _similarity(*pair) > 0.6]
+    assert near == []

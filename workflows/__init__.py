@@ -1,0 +1,1 @@
+"""What a person starts: config in, run directory and report out."""

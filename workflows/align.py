@@ -1,0 +1,272 @@
+"""Align a language model: `python -m workflows.align --config configs/demo.yaml [--set key=value ...] [--dry-run]`.
+
+Reads the configuration, checks everything that can be checked, brings up the planes, waits, and leaves a run
+directory with the aligned model and a report. Run again, it resumes where it was.
+"""
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import ray.train
+import yaml
+from ray.exceptions import RayActorError
+from ray.train.torch import TorchTrainer
+from rich.console import Console
+
+from actors.conductor import Conductor
+from actors.config import AlignConfig
+from actors.models import ModelError
+from actors.prompts import PromptError
+from actors.scorer import ScorerError
+from actors.training import train_loop
+from workflows.config import ConfigError, load_config
+from workflows.preflight import (
+    Inputs,
+    ResourceError,
+    check_inputs,
+    demand_table,
+    demands,
+    shortage,
+    supply,
+)
+from workflows.progress import RunProgress
+from workflows.report import write_report
+from workflows.run_directory import RunDirectory, RunDirectoryError, environment
+
+POLL_SECONDS = 0.5
+DRIVER_RESTARTS = 2
+SAMPLES = 16
+
+
+class RunFailed(RuntimeError):
+    """The run stopped before its end; what it has done so far can be resumed."""
+
+
+BAD_INPUT = (ConfigError, ModelError, PromptError, ScorerError, ResourceError, RunDirectoryError, RunFailed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    console = Console()
+    try:
+        config = load_config(arguments.config, arguments.set)
+        if arguments.dry_run:
+            dry_run(config, arguments.address, console)
+            return 0
+        summary = align(config, arguments.address, console)
+    except BAD_INPUT as error:
+        Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", highlight=False, markup=False)
+        return 1
+    _print_result(summary, config, console)
+    return 0
+
+
+def dry_run(config: AlignConfig, address: str | None, console: Console) -> None:
+    """Show what would run and on what, and start nothing."""
+    console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), highlight=False, markup=False)
+    inputs = check_inputs(config)
+    console.print(f"prompts: {len(inputs.prompts)}, held out: {len(inputs.heldout)}", highlight=False)
+    connect(address)
+    console.print(demand_table(demands(config), supply()), highlight=False, markup=False)
+    if reason := shortage(demands(config), supply()):
+        raise ResourceError(reason)
+
+
+def align(config: AlignConfig, address: str | None = None, console: Console | None = None) -> dict[str, Any]:
+    """One run, from its configuration to its run directory; returns what `summary.json` holds.
+
+    Raises: one of `BAD_INPUT`, before any engine starts where that is possible.
+    """
+    console = console or Console()
+    began = time.monotonic()
+    inputs = check_inputs(config)
+    directory = RunDirectory(config).open()
+    try:
+        if directory.finished:
+            raise RunFailed(f"the run in {directory.path} is finished; choose another name (--set name=...)")
+        connect(address)
+        wait_for_resources(config)
+        directory.write_json("environment.json", environment())
+        result = _run_with_restarts(config, inputs, directory, console)
+        summary = _summary(config, result, time.monotonic() - began)
+        directory.write_lines("samples.jsonl", _samples(result["comparisons"]))
+        directory.write_json("summary.json", summary)
+        write_report(directory.path)
+    finally:
+        directory.close()
+    if result["failure"]:
+        raise RunFailed(f"{result['failure']}\nThe run directory {directory.path} is whole; the same command resumes.")
+    return summary
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at `address` or of RAY_ADDRESS, or start Ray on this machine."""
+    if ray.is_initialized():
+        return
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level="ERROR",
+        include_dashboard=None if address else False,
+    )
+
+
+def wait_for_resources(config: AlignConfig) -> None:
+    """Raise `ResourceError` unless the cluster holds the planes, within `deadlines.cluster` seconds if it grows."""
+    deadline = time.monotonic() + config.deadlines.cluster
+    wanted = demands(config)
+    if config.deadlines.cluster:
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=[{"CPU": d.cpus, "GPU": d.gpus} for d in wanted for _ in range(d.actors)])
+    while reason := shortage(wanted, supply()):
+        if time.monotonic() >= deadline:
+            raise ResourceError(reason)
+        time.sleep(1.0)
+
+
+def _run_with_restarts(
+    config: AlignConfig, inputs: Inputs, directory: RunDirectory, console: Console
+) -> dict[str, Any]:
+    """Run the loop; if the conductor itself is lost, start again from the last checkpoint."""
+    for remaining in reversed(range(DRIVER_RESTARTS + 1)):
+        try:
+            return _run_once(config, inputs, directory, console)
+        except RayActorError as error:
+            if not remaining:
+                raise RunFailed(f"the conductor was lost {DRIVER_RESTARTS + 1} times: {error}") from error
+            console.print("the conductor or its node was lost; going on from the last checkpoint")
+    raise AssertionError("unreachable")
+
+
+def _run_once(config: AlignConfig, inputs: Inputs, directory: RunDirectory, console: Console) -> dict[str, Any]:
+    options = ray.remote(Conductor).options(num_cpus=0, max_concurrency=10_000)
+    conductor: Any = options.remote(config, inputs.candidates, inputs.prompts, inputs.heldout, str(directory.path))
+    buffer = ray.get(conductor.start.remote())
+    training = Training(_trainer(config, inputs, directory, conductor, buffer))
+    training.start()
+    try:
+        with RunProgress(config.loop.steps, console) as progress:
+            while True:
+                status = ray.get(conductor.status.remote(), timeout=config.deadlines.start)
+                progress.show(status)
+                if status["finished"]:
+                    break
+                if training.error is not None:
+                    ray.get(conductor.stop.remote(f"the learner failed: {training.error}"))
+                time.sleep(POLL_SECONDS)
+        result: dict[str, Any] = ray.get(conductor.result.remote())
+        if not result["failure"]:
+            training.join(config.deadlines.publish)
+        ray.get(conductor.close.remote(), timeout=30)
+        return result
+    finally:
+        ray.kill(conductor)
+        ray.kill(buffer)
+
+
+class Training(threading.Thread):
+    """Ray Train's blocking `fit`, beside the driver's own waiting."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(daemon=True, name="train")
+        self._trainer = trainer
+        self.error: str | None = None
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except Exception as error:  # every failure of the learner ends the run with its message
+            self.error = f"{type(error).__name__}: {error}".strip()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the workers to save the policy and end.
+
+        Raises: `RunFailed` when they do not.
+        """
+        super().join(timeout)
+        if self.is_alive():
+            raise RunFailed(f"the learner did not save the policy within {timeout:g} s (deadlines.publish)")
+        if self.error:
+            raise RunFailed(f"the learner failed at the end: {self.error}")
+
+
+def _trainer(
+    config: AlignConfig, inputs: Inputs, directory: RunDirectory, conductor: Any, buffer: Any
+) -> TorchTrainer:
+    learner = config.learner
+    return TorchTrainer(
+        train_loop,
+        train_loop_config={
+            "config": config,
+            "conductor": conductor,
+            "buffer": buffer,
+            "canaries": inputs.canaries,
+            "run_directory": str(directory.path),
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=learner.workers,
+            use_gpu=bool(learner.gpus),
+            resources_per_worker={"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name="checkpoints",
+            storage_path=str(directory.path),
+            failure_config=ray.train.FailureConfig(max_failures=learner.max_restarts),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=learner.checkpoints_kept),
+        ),
+    )
+
+
+def _summary(config: AlignConfig, result: dict[str, Any], wall_seconds: float) -> dict[str, Any]:
+    kept = {key: value for key, value in result.items() if key not in ("comparisons", "failure")}
+    return {
+        "status": "failed" if result["failure"] else "finished",
+        "failure": result["failure"],
+        **kept,
+        "wall_seconds": wall_seconds,
+        "seed": config.seed,
+        "model": config.model.name,
+        "objective": config.objective.name,
+        "versions": environment()["versions"],
+    }
+
+
+def _samples(comparisons: Sequence[Any]) -> list[dict[str, Any]]:
+    return [
+        {"prompt": c.prompt, "start": c.start, "final": c.final, "probability": c.probability, "judges": c.judges}
+        for c in comparisons[:SAMPLES]
+    ]
+
+
+def _print_result(summary: dict[str, Any], config: AlignConfig, console: Console) -> None:
+    rate = summary["win_rate"]
+    if rate:
+        console.print(
+            f"win rate of the final policy against the start on {rate['n']} held-out prompts: "
+            f"{rate['mean']:.3f}  (95% interval {rate['low']:.3f} to {rate['high']:.3f})",
+            highlight=False,
+        )
+    console.print(f"ledger: {json.dumps(summary['ledger'])}; wall time {summary['wall_seconds']:.0f} s", highlight=False)
+    folder = f"{config.directory}/{config.name}"
+    console.print(f"model: {folder}/policy   report: {folder}/report.html", highlight=False, markup=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nashloop align", description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML file, for example configs/demo.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; repeatable")
+    parser.add_argument("--dry-run", action="store_true", help="show configuration and resources, start nothing")
+    parser.add_argument("--address", help="Ray cluster to join; otherwise RAY_ADDRESS, otherwise this machine")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""The `nashloop` command: `nashloop align ...` is `python -m workflows.align ...`."""
+
+import importlib
+import sys
+
+COMMANDS = {"align": "workflows.align", "report": "workflows.report"}
+
+
+def main() -> int:
+    """Run the named workflow with the remaining arguments."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(f"usage: nashloop {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
+        return 2
+    workflow = importlib.import_module(COMMANDS[sys.argv[1]])
+    return int(workflow.main(sys.argv[2:]))

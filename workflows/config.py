@@ -1,0 +1,124 @@
+"""From a YAML file and `--set key=value` to a typed configuration, with errors a person can act on."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from actors.config import AlignConfig
+from algorithms.objective import Objective, build_objective
+from algorithms.pacing import feasible
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be run; the message names the key, the value and what is allowed."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> AlignConfig:
+    """Read and check a run's configuration.
+
+    `overrides` are `dotted.key=value`, the value read as YAML.
+    Raises: `ConfigError` with every fault found.
+    """
+    tree = _read(Path(path))
+    for override in overrides:
+        _set(tree, override)
+    return parse_config(tree)
+
+
+def parse_config(tree: Mapping[str, Any]) -> AlignConfig:
+    """Check a configuration tree; see `load_config`."""
+    unknown = list(_unknown_keys(tree, AlignConfig, ""))
+    if unknown:
+        raise ConfigError("\n".join(unknown))
+    try:
+        config = AlignConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+    _check_across_planes(config)
+    return config
+
+
+def objective_of(config: AlignConfig) -> Objective:
+    """The run's objective, its options checked."""
+    try:
+        return build_objective(config.objective.name, config.objective.options)
+    except ValidationError as error:
+        faults = [_explain({**item, "loc": ("objective", "options", *item["loc"])}) for item in error.errors()]
+        raise ConfigError("\n".join(faults)) from None
+    except ValueError as error:
+        raise ConfigError(f"objective.name: {error}") from None
+
+
+def _check_across_planes(config: AlignConfig) -> None:
+    objective = objective_of(config)
+    if objective.sampling.candidates > config.rollout.max_sequences * config.rollout.engines:
+        raise ConfigError(
+            f"objective.options.candidates = {objective.sampling.candidates} is more than the engines decode together "
+            f"(rollout.max_sequences x rollout.engines = {config.rollout.max_sequences * config.rollout.engines})"
+        )
+    loop, rollout = config.loop, config.rollout
+    reason = feasible(max_running=rollout.max_running, eta=loop.eta, batch=loop.batch, lookahead=loop.lookahead)
+    if reason:
+        raise ConfigError(f"this run would deadlock: {reason}")
+    if rollout.max_new_tokens >= config.model.context:
+        raise ConfigError(
+            f"rollout.max_new_tokens = {rollout.max_new_tokens} leaves no room for a prompt in "
+            f"model.context = {config.model.context}"
+        )
+    if config.evaluation.every and not config.data.heldout:
+        raise ConfigError("evaluation.every is set, but data.heldout names no file of held-out prompts")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} can't be read as YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__} where a tree of keys is expected")
+    return tree
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r} is not of the form key=value, for example learner.learning_rate=1e-6")
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {parent} is a value, not a group of keys")
+        node = child
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from None
+
+
+def _unknown_keys(tree: Any, model: type[BaseModel], prefix: str) -> Any:
+    if not isinstance(tree, Mapping):
+        return
+    for key, value in tree.items():
+        if key not in model.model_fields:
+            nearest = difflib.get_close_matches(str(key), model.model_fields, n=1, cutoff=0.0)
+            yield f"unknown key {prefix}{key}; did you mean {prefix}{nearest[0]}?"
+            continue
+        kind = model.model_fields[key].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _unknown_keys(value, kind, f"{prefix}{key}.")
+
+
+def _explain(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"]) or "configuration"
+    if item["type"] == "missing":
+        return f"{key} is missing"
+    given = item.get("input")
+    shown = "" if isinstance(given, Mapping) else f" = {given!r}"
+    return f"{key}{shown}: {item['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,114 @@
+"""Everything that can be wrong before an engine starts is found here, at once and with one message each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray
+
+from actors.config import AlignConfig
+from actors.models import load_tokenizer, render_prompt, require_chat_template, resolve_model
+from actors.prompts import check_lengths, load_prompts
+from actors.publication import Canary
+from actors.records import Message
+from actors.scorer import Panel
+from workflows.config import ConfigError, objective_of
+
+CANARY_PROMPT_SHARE = 0.5
+
+
+class ResourceError(RuntimeError):
+    """The cluster can't hold the planes; the message shows demand and supply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a run needs besides its configuration, checked."""
+
+    candidates: int
+    prompts: tuple[tuple[Message, ...], ...]
+    heldout: tuple[tuple[Message, ...], ...]
+    canaries: tuple[Canary, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Actors of one plane, each of which needs all its resources on one node."""
+
+    plane: str
+    actors: int
+    cpus: float
+    gpus: float
+
+
+def check_inputs(config: AlignConfig) -> Inputs:
+    """Load and check model, prompts and scorers.
+
+    Raises: `ModelError`, `PromptError` or `ScorerError`, each saying what was asked, found, and what to do.
+    """
+    Panel(config.scoring)
+    prompts = load_prompts(config.data.prompts)
+    heldout = load_prompts(config.data.heldout) if config.data.heldout else []
+    tokenizer = load_tokenizer(resolve_model(config.model.name))
+    require_chat_template(tokenizer)
+    rendered = [render_prompt(tokenizer, record.messages) for record in (*prompts, *heldout)]
+    check_lengths(rendered, config.model.context, config.rollout.max_new_tokens)
+    return Inputs(
+        candidates=objective_of(config).sampling.candidates,
+        prompts=tuple(record.messages for record in prompts),
+        heldout=tuple(record.messages for record in heldout),
+        canaries=_canaries(config, rendered),
+    )
+
+
+def demands(config: AlignConfig) -> list[Demand]:
+    """Resources of every plane; conductor and buffer ask for none."""
+    rollout, learner, scoring = config.rollout, config.learner, config.scoring
+    return [
+        Demand(plane="rollout", actors=rollout.engines, cpus=rollout.cpus, gpus=rollout.gpus),
+        Demand(plane="scoring", actors=scoring.scorers, cpus=scoring.cpus, gpus=0),
+        Demand(plane="learner", actors=learner.workers, cpus=learner.cpus, gpus=learner.gpus),
+    ]
+
+
+def supply() -> list[tuple[float, float]]:
+    """(CPUs, GPUs) of every node that is alive."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(entry.get("CPU", 0.0), entry.get("GPU", 0.0)) for entry in resources]
+
+
+def shortage(wanted: Sequence[Demand], nodes: Sequence[tuple[float, float]]) -> str | None:
+    """Why the planes do not fit on these nodes, or none if they do (first-fit, largest actor first)."""
+    free = [list(node) for node in nodes]
+    for demand in sorted(wanted, key=lambda d: (-d.gpus, -d.cpus)):
+        for _ in range(demand.actors):
+            node = next((n for n in free if n[0] >= demand.cpus and n[1] >= demand.gpus), None)
+            if node is None:
+                return (
+                    f"the cluster can't hold the {demand.plane} plane\n{demand_table(wanted, nodes)}\n"
+                    "Ask for fewer or smaller actors (rollout.engines, learner.workers, scoring.scorers and their cpus "
+                    "and gpus), or add nodes."
+                )
+            node[0] -= demand.cpus
+            node[1] -= demand.gpus
+    return None
+
+
+def demand_table(wanted: Sequence[Demand], nodes: Sequence[tuple[float, float]]) -> str:
+    """Demand beside supply, as text."""
+    lines = [f"{'plane':<10}{'actors':>7}{'CPUs each':>11}{'GPUs each':>11}"]
+    lines += [f"{d.plane:<10}{d.actors:>7}{d.cpus:>11g}{d.gpus:>11g}" for d in wanted]
+    cpus, gpus = sum(d.actors * d.cpus for d in wanted), sum(d.actors * d.gpus for d in wanted)
+    lines.append(f"demanded:  {cpus:g} CPUs, {gpus:g} GPUs")
+    lines.append(f"available: {sum(n[0] for n in nodes):g} CPUs, {sum(n[1] for n in nodes):g} GPUs on {len(nodes)} nodes")
+    return "\n".join(lines)
+
+
+def _canaries(config: AlignConfig, rendered: Sequence[list[int]]) -> tuple[Canary, ...]:
+    """The ends of the first prompts: their log-probabilities are known to engine and learner alike."""
+    chosen = []
+    for ids in rendered[: config.publication.canaries]:
+        compared = min(config.publication.canary_tokens, max(1, int(len(ids) * CANARY_PROMPT_SHARE)))
+        if len(ids) < 2:
+            raise ConfigError("the chat template renders a prompt to fewer than 2 tokens; canaries need more")
+        chosen.append(Canary(token_ids=tuple(ids), prompt_tokens=len(ids) - compared))
+    return tuple(chosen)
