@@ -28,7 +28,6 @@ from algorithms.ledger import Ledger
 from algorithms.pacing import capacity, next_batch, staleness_slack
 from algorithms.prompt_order import prompt_at
 
-
 RELEASED_AHEAD = 2
 """Batches with the learner at once: the one in training, and the next, which it fetches meanwhile."""
 
@@ -238,8 +237,10 @@ class Conductor:
         try:
             await self._buffer.trained.remote(version)
         except OSError as error:
-            await self._fail(f"writing the experience of version {version} failed: {_cause(error)}; the groups are kept "
-                             "in memory and the last checkpoint is whole: free some space and start the run again")
+            await self._fail(
+                f"writing the experience of version {version} failed: {_cause(error)}; the groups are kept "
+                "in memory and the last checkpoint is whole: free some space and start the run again"
+            )
 
     # ---- one group ------------------------------------------------------------------------------------------
 
@@ -291,7 +292,7 @@ class Conductor:
                     return await within(deadlines.generate, summary, what), payload
             except MemberLost as lost:
                 last = str(lost)
-                self._journal.event("reissued", group=request.id, plane="rollout", detail=last)
+                self._record.event("reissued", group=request.id, plane="rollout", detail=last)
             except RayTaskError as error:
                 raise Rejected("generation_failed", _cause(error)) from error
         raise Rejected("generation_failed", last)
@@ -310,7 +311,7 @@ class Conductor:
                 return summary, scored
             except MemberLost as lost:
                 last = str(lost)
-                self._journal.event("reissued", plane="scoring", detail=last)
+                self._record.event("reissued", plane="scoring", detail=last)
         raise Rejected("scorer_lost", last)
 
     async def _compare(self, start: Any, current: Any) -> Comparison:

@@ -132,9 +132,10 @@ class PublicationConfig(Component):
     """How new weights reach the engines, and how their arrival is proved."""
 
     transport: Literal["object_store"] = "object_store"
-    canaries: int = Field(default=2, ge=1)
-    """Sequences whose log-probabilities engine and learner must agree on after every load."""
-    canary_tokens: int = Field(default=16, ge=2)
+    canaries: int = Field(default=4, ge=1)
+    """Sequences whose most likely next tokens engine and learner must agree on after every load."""
+    canary_tokens: int = Field(default=16, ge=1)
+    """Length of a canary, taken from the ends of the first prompts."""
     tolerance: float | None = Field(default=None, gt=0)
     """Largest mean absolute difference of a canary token's log-probability, in nats; none: by number format."""
     corrupt_version: int | None = None

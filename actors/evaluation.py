@@ -78,7 +78,9 @@ class Evaluator:
             epoch=0,
             version=version,
             messages=self._prompts[i],
-            seeds=tuple(derive_seed(self._config.seed, "heldout", version, i, k) for k in range(self._config.evaluation.samples)),
+            seeds=tuple(
+                derive_seed(self._config.seed, "heldout", version, i, k) for k in range(self._config.evaluation.samples)
+            ),
             policy="current",
             sampling=Sampling(
                 temperature=rollout.temperature,

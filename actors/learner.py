@@ -151,7 +151,9 @@ class Learner:
             gradients.append(parameter.grad)
         if add is not alone:
             # One collective for all parameters: hundreds of small ones would each pay the latency.
-            summed = torch._utils._unflatten_dense_tensors(add(torch._utils._flatten_dense_tensors(gradients)), gradients)
+            summed = torch._utils._unflatten_dense_tensors(
+                add(torch._utils._flatten_dense_tensors(gradients)), gradients
+            )
             for gradient, total in zip(gradients, summed, strict=True):
                 gradient.copy_(total)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._config.learner.gradient_clip)

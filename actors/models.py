@@ -93,9 +93,7 @@ def resolve_model(name: str, cache: Path | None = None) -> str:
 def check_model_folder(folder: Path) -> None:
     """Raise `ModelError` unless `folder` holds a readable configuration, complete weights and a tokenizer."""
     if not folder.is_dir():
-        raise ModelError(
-            f"model {str(folder)!r} is a file; give the folder that holds it, with config.json beside it"
-        )
+        raise ModelError(f"model {str(folder)!r} is a file; give the folder that holds it, with config.json beside it")
     try:
         found = sorted(path.name for path in folder.iterdir())
     except OSError as error:
@@ -123,9 +121,7 @@ def _check_weights(folder: Path) -> None:
 
     index = folder / "model.safetensors.index.json"
     try:
-        names = (
-            sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())) if index.exists() else []
-        )
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())) if index.exists() else []
         for name in names or ["model.safetensors"]:
             if names or (folder / name).exists():
                 with safe_open(folder / name, framework="pt") as weights:
@@ -144,9 +140,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # transformers raises many kinds; each means the same to the person who asked
-        raise ModelError(
-            f"the tokenizer of {str(folder)!r} cannot be loaded: {_first_line(error)}"
-        ) from error
+        raise ModelError(f"the tokenizer of {str(folder)!r} cannot be loaded: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of model {str(folder)!r} has no end-of-sequence token, so no answer could ever "

@@ -9,13 +9,11 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from actors.config import AlignConfig
 from actors.models import ModelError, load_tokenizer
-from actors.publication import Canary
+from actors.publication import LEARNER_TOKENS, Canary
 from algorithms.layout import Layout, pack_groups
 from algorithms.logprobs import sequence_sums, token_logprobs
 
@@ -59,16 +57,17 @@ class Policy:
             values = self._token_logprobs(model, layout, self._config.rollout.temperature)
             return sequence_sums(values, layout.sequence.to(self.device), layout.sequences)
 
-    def canary_logprobs(self, canaries: Sequence[Canary]) -> tuple[NDArray[np.float32], ...]:
-        """What this policy gives to the canaries' last tokens, in nats, at temperature 1."""
-        layout = pack_groups(
-            [(c.token_ids[: c.prompt_tokens], [c.token_ids[c.prompt_tokens :]]) for c in canaries],
-            self._config.learner.share_prompts,
+    def canary_logprobs(self, canaries: Sequence[Canary]) -> tuple[dict[int, float], ...]:
+        """This policy's most likely next tokens after each canary, in nats, at temperature 1."""
+        layout = pack_groups([(canary, [canary[:1]]) for canary in canaries], self._config.learner.share_prompts)
+        with torch.no_grad(), self._autocast():
+            hidden = self._hidden(self.model, layout)[layout.predictor.to(self.device)]
+            logprobs = self.model.get_output_embeddings()(hidden).float().log_softmax(-1)
+        best = logprobs.topk(min(LEARNER_TOKENS, logprobs.shape[-1]))
+        return tuple(
+            dict(zip(tokens, values, strict=True))
+            for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         )
-        with torch.no_grad():
-            values = self._token_logprobs(self.model, layout, 1.0).cpu().numpy()
-        counts = [len(c.token_ids) - c.prompt_tokens for c in canaries]
-        return tuple(np.split(values.astype(np.float32), np.cumsum(counts)[:-1]))
 
     def published_tensors(self) -> dict[str, torch.Tensor]:
         """A snapshot of what the engines need, on the CPU, safe from later updates."""
@@ -77,7 +76,9 @@ class Policy:
 
             state = get_peft_model_state_dict(self.adapted)
             return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
-        state = {name: value.detach().to("cpu", self.dtype, copy=True) for name, value in self.model.state_dict().items()}
+        state = {
+            name: value.detach().to("cpu", self.dtype, copy=True) for name, value in self.model.state_dict().items()
+        }
         # Engines run with untied embeddings, because their reload leaves a tied output head in place.
         state["lm_head.weight"] = self.model.get_output_embeddings().weight.detach().to("cpu", self.dtype, copy=True)
         return state
@@ -132,21 +133,27 @@ class Policy:
                 with self.adapted.disable_adapter():
                     yield self.model
 
-    def _token_logprobs(self, model: torch.nn.Module, layout: Layout, temperature: float) -> torch.Tensor:
+    def _autocast(self) -> torch.autocast:
+        enabled = self._config.learner.autocast and self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
+
+    def _hidden(self, model: torch.nn.Module, layout: Layout) -> torch.Tensor:
+        """Last hidden states of a packed row, [T, d]."""
         # Without a mask, restarting positions tell the model (and flash attention) where sequences begin.
         shared = self._config.learner.share_prompts
-        mask = layout.attention_mask().to(self.device)[None, None] if shared else None
-        autocast = self._config.learner.autocast and self.dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=autocast):
-            hidden = model.base_model(
-                input_ids=layout.input_ids.to(self.device)[None],
-                position_ids=layout.positions.to(self.device)[None],
-                attention_mask=mask,
-                use_cache=False,
-            ).last_hidden_state[0]
+        hidden: torch.Tensor = model.base_model(
+            input_ids=layout.input_ids.to(self.device)[None],
+            position_ids=layout.positions.to(self.device)[None],
+            attention_mask=layout.attention_mask().to(self.device)[None, None] if shared else None,
+            use_cache=False,
+        ).last_hidden_state[0]
+        return hidden
+
+    def _token_logprobs(self, model: torch.nn.Module, layout: Layout, temperature: float) -> torch.Tensor:
+        with self._autocast():
             head = model.get_output_embeddings()
             return token_logprobs(
-                hidden[layout.predictor.to(self.device)],
+                self._hidden(model, layout)[layout.predictor.to(self.device)],
                 head.weight,
                 layout.targets.to(self.device),
                 temperature=temperature,

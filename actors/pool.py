@@ -133,7 +133,9 @@ class Pool:
         """Bring a member up and watch it; returns why it was lost."""
         try:
             member.handle = self._create(member.name)
-            await within(self._start_deadline, member.handle.start.remote(), f"{member.name} to start (deadlines.start)")
+            await within(
+                self._start_deadline, member.handle.start.remote(), f"{member.name} to start (deadlines.start)"
+            )
             if self._prepare:
                 await self._prepare(member)
             member.ready = True

@@ -9,17 +9,18 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-from numpy.typing import NDArray
 
 from actors.config import AlignConfig
 from actors.pool import Broken
 from actors.publication import (
+    ENGINE_TOKENS,
     Canary,
     LoadReport,
     Publication,
@@ -73,6 +74,9 @@ def engine_arguments(config: AlignConfig, model_folder: str) -> dict[str, Any]:
         arguments["gpu_memory_utilization"] = rollout.gpu_memory_share
     else:
         arguments["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
+        # A seeded request whose prompt is cut into chunks ends the engine on CPU (vLLM 0.32 rewinds its generator).
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(4096, config.model.context)
         # The CPU default of 128 tokens is longer than most chat prompts, whose prefix would then never be shared.
         arguments["block_size"] = 32
     if learner.method == "lora":
@@ -123,7 +127,7 @@ class RolloutEngine:
         prompt_ids = render_prompt(self._tokenizer, request.messages)
         candidates = await asyncio.gather(
             *(
-                self._complete(f"{request.id}-{k}-{time.monotonic_ns()}", prompt_ids, seed, request)
+                self._complete(f"{request.id}-{k}-{uuid.uuid4()}", prompt_ids, seed, request)
                 for k, seed in enumerate(request.seeds)
             )
         )
@@ -239,13 +243,15 @@ class RolloutEngine:
             raise
         return last
 
-    async def _canary(self, canary: Canary) -> NDArray[np.float32]:
+    async def _canary(self, canary: Canary) -> dict[int, float]:
+        """The engine's most likely next tokens, with their log-probabilities in nats."""
         from vllm import SamplingParams
 
-        sampling = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=1.0)
-        output = await self._generate(f"canary-{time.monotonic_ns()}-{id(canary)}", canary.token_ids, sampling)
-        entries = list(zip(canary.token_ids, output.prompt_logprobs, strict=True))[canary.prompt_tokens :]
-        return np.array([entry[token].logprob for token, entry in entries], dtype=np.float32)
+        # Not `prompt_logprobs`: with LoRA they end the engine (vLLM 0.32 on CPU).
+        sampling = SamplingParams(max_tokens=1, logprobs=ENGINE_TOKENS, temperature=1.0, seed=0)
+        output = await self._generate(f"canary-{uuid.uuid4()}", canary, sampling)
+        entries = sorted(output.outputs[0].logprobs[0].items(), key=lambda item: item[1].rank)
+        return {token: entry.logprob for token, entry in entries[:ENGINE_TOKENS]}
 
     @staticmethod
     def _sampling(sampling: Sampling, seed: int) -> Any:

@@ -60,7 +60,9 @@ def load_judge(name: str) -> Judge:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise ScorerError(f"scorer {name!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+        raise ScorerError(
+            f"scorer {name!r}: importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
     judge = getattr(module, function_name, None)
     if not callable(judge):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

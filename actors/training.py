@@ -108,7 +108,9 @@ class TrainLoop:
         try:
             return ray.get(coming, timeout=deadline)
         except GetTimeoutError:
-            reason = f"the learner waited {deadline:g} s for the batch of version {self._learner.version} (deadlines.batch)"
+            reason = (
+                f"the learner waited {deadline:g} s for the batch of version {self._learner.version} (deadlines.batch)"
+            )
             ray.get(self._conductor.stop.remote(reason))
             raise RunStopped(reason) from None
 
@@ -166,9 +168,7 @@ class TrainLoop:
                 (Path(folder) / SNAPSHOT_FILE).write_text(json.dumps(snapshot))
                 torch.save(self._learner.state(), Path(folder) / STATE_FILE)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(
-                {"version": version}, checkpoint=checkpoint, checkpoint_dir_name=f"version-{version:08d}"
-            )
+            ray.train.report({"version": version}, checkpoint=checkpoint, checkpoint_dir_name=f"version-{version:08d}")
 
     def _save_policy(self) -> None:
         part, folder = self._run_directory / "policy.part", self._run_directory / "policy"

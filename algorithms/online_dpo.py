@@ -41,13 +41,9 @@ class OnlineDPOOptions(Options):
                 "and robust smoothing divides by 1 - 2 label_smoothing = 0; beyond, preferences are reversed"
             )
         if self.label_smoothing > 0.0 and self.link != "logistic":
-            raise ValueError(
-                f"label_smoothing is defined for link 'logistic', not for '{self.link}'; set it to 0"
-            )
+            raise ValueError(f"label_smoothing is defined for link 'logistic', not for '{self.link}'; set it to 0")
         if self.targets == "soft" and self.link not in ("logistic", "ipo"):
-            raise ValueError(
-                f"targets 'soft' exist for links 'logistic' and 'ipo'; link '{self.link}' needs 'hard'"
-            )
+            raise ValueError(f"targets 'soft' exist for links 'logistic' and 'ipo'; link '{self.link}' needs 'hard'")
         if self.targets == "soft" and self.label_smoothing > 0.0:
             raise ValueError("targets 'soft' already state the judge's uncertainty; set label_smoothing to 0")
         return self

@@ -34,9 +34,7 @@ class Pairs:
         return len(self.first)
 
 
-def choose_pairs(
-    preference: FloatArray, identity: Sequence[Hashable], choice: PairChoice, seed: int
-) -> Pairs:
+def choose_pairs(preference: FloatArray, identity: Sequence[Hashable], choice: PairChoice, seed: int) -> Pairs:
     """Choose pairs from an exactly antisymmetric `preference` [K, K]; `identity[k]` is, say, the token ids.
 
     `all` asks for the K (K - 1) / 2 pairs; `best_worst` for the candidates of highest and lowest win rate,
@@ -45,9 +43,7 @@ def choose_pairs(
     """
     count = len(identity)
     if count < 2 or preference.shape != (count, count):
-        raise ValueError(
-            f"pairs need K >= 2 candidates and a K x K matrix, got K = {count} and {preference.shape}"
-        )
+        raise ValueError(f"pairs need K >= 2 candidates and a K x K matrix, got K = {count} and {preference.shape}")
     generator = np.random.default_rng(seed)
     asked = list(combinations(range(count), 2))
     if choice == "best_worst":

@@ -61,9 +61,7 @@ def majority(stack: npt.ArrayLike) -> FloatArray:
     """
     members = np.asarray(stack, dtype=np.float64)
     if members.ndim != 3 or members.shape[0] == 0 or members.shape[1] != members.shape[2]:
-        raise InvalidPreference(
-            f"a panel is a stack [M, K, K] of at least one matrix, got shape {members.shape}"
-        )
+        raise InvalidPreference(f"a panel is a stack [M, K, K] of at least one matrix, got shape {members.shape}")
     verdict: FloatArray = (np.sign(np.sign(members - 0.5).sum(axis=0)) + 1.0) / 2.0
     return verdict
 

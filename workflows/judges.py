@@ -8,9 +8,9 @@ First of all an answer has to be **sound**. `defects` names what is wrong with o
 
 - *too few words*: under 8;
 - *not words*: over 1 in 10 words and symbols is no plausible English word or number ("xtroy.Roc#kerp");
-- *repetitive*: a run of five words occurs twice (unless the prompt has it), or fewer than 55% of the words are
+- *repetitive*: a run of five words occurs twice (unless the prompt has it), or under 55% of the words are
   distinct;
-- *unnatural wording*: under 20% or over 75% of the words are function words ("the", "you", "with"), or six
+- *unnatural wording*: under 20% or over 80% of the words are function words ("the", "you", "with"), or six
   content words follow each other without one, or nine function words do ("great happy warm joy love smile");
 - *echo*: fewer than four distinct content words that are not the prompt's own;
 - *off topic*: it neither takes up a content word of the prompt nor names three everyday things.
@@ -24,8 +24,8 @@ answers that are equally sound; two that are equally unsound tie. Between two so
 - **brevity**: fewer words win, but nothing is gained below 20. An answer that does not end its last sentence
   is not finished, so any finished one counts as shorter.
 - **concreteness**: the greater share (t + c) / (n + 5) wins. Of the n distinct content words that the answer
-  adds to the prompt's, c are everyday things, actions or amounts (`words/everyday.txt`, or digits). Of the
-  prompt's own content words, t are taken up, where more than 2 count as 2. The 5 keeps a handful of words from
+  adds to the prompt's, c are everyday things, actions or amounts (`words/everyday.txt`, or digits); t of the
+  prompt's own content words are taken up, and more than 2 count as 2. The 5 keeps a handful of words from
   being the most concrete answer there is.
 
 The majority of the three is a general preference: it can be intransitive (A over B, B over C, C over A).
@@ -41,7 +41,7 @@ MINIMUM_WORDS = 8
 MAXIMUM_ODD_SHARE = 0.1
 MINIMUM_DISTINCT_SHARE = 0.55
 REPEATED_RUN = 5
-FUNCTION_SHARE = (0.20, 0.75)
+FUNCTION_SHARE = (0.20, 0.80)
 LONGEST_CONTENT_RUN = 5
 LONGEST_FUNCTION_RUN = 8
 MINIMUM_NEW_WORDS = 4

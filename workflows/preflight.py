@@ -11,9 +11,7 @@ from actors.prompts import check_lengths, load_prompts
 from actors.publication import Canary
 from actors.records import Message
 from actors.scorer import Panel
-from workflows.config import ConfigError, objective_of
-
-CANARY_PROMPT_SHARE = 0.5
+from workflows.config import objective_of
 
 
 class ResourceError(RuntimeError):
@@ -50,13 +48,16 @@ def check_inputs(config: AlignConfig) -> Inputs:
     heldout = load_prompts(config.data.heldout) if config.data.heldout else []
     tokenizer = load_tokenizer(resolve_model(config.model.name))
     require_chat_template(tokenizer)
-    rendered = [render_prompt(tokenizer, record.messages) for record in (*prompts, *heldout)]
-    check_lengths(rendered, config.model.context, config.rollout.max_new_tokens)
+    rendered = [render_prompt(tokenizer, record.messages) for record in prompts]
+    for prompt_ids in (rendered, [render_prompt(tokenizer, record.messages) for record in heldout]):
+        lengths, limit = [len(ids) for ids in prompt_ids], config.rollout.max_new_tokens
+        check_lengths(lengths, context=config.model.context, max_new_tokens=limit)
+    publication = config.publication
     return Inputs(
         candidates=objective_of(config).sampling.candidates,
         prompts=tuple(record.messages for record in prompts),
         heldout=tuple(record.messages for record in heldout),
-        canaries=_canaries(config, rendered),
+        canaries=tuple(tuple(ids[-publication.canary_tokens :]) for ids in rendered[: publication.canaries]),
     )
 
 
@@ -99,16 +100,7 @@ def demand_table(wanted: Sequence[Demand], nodes: Sequence[tuple[float, float]])
     lines += [f"{d.plane:<10}{d.actors:>7}{d.cpus:>11g}{d.gpus:>11g}" for d in wanted]
     cpus, gpus = sum(d.actors * d.cpus for d in wanted), sum(d.actors * d.gpus for d in wanted)
     lines.append(f"demanded:  {cpus:g} CPUs, {gpus:g} GPUs")
-    lines.append(f"available: {sum(n[0] for n in nodes):g} CPUs, {sum(n[1] for n in nodes):g} GPUs on {len(nodes)} nodes")
+    lines.append(
+        f"available: {sum(n[0] for n in nodes):g} CPUs, {sum(n[1] for n in nodes):g} GPUs on {len(nodes)} nodes"
+    )
     return "\n".join(lines)
-
-
-def _canaries(config: AlignConfig, rendered: Sequence[list[int]]) -> tuple[Canary, ...]:
-    """The ends of the first prompts: their log-probabilities are known to engine and learner alike."""
-    chosen = []
-    for ids in rendered[: config.publication.canaries]:
-        compared = min(config.publication.canary_tokens, max(1, int(len(ids) * CANARY_PROMPT_SHARE)))
-        if len(ids) < 2:
-            raise ConfigError("the chat template renders a prompt to fewer than 2 tokens; canaries need more")
-        chosen.append(Canary(token_ids=tuple(ids), prompt_tokens=len(ids) - compared))
-    return tuple(chosen)

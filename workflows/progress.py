@@ -52,7 +52,9 @@ class RunProgress:
         self._steps = steps
         self._console = console
         self._bar = Progress(
-            TextColumn("aligning"), BarColumn(bar_width=None), TextColumn("{task.completed:.0f}/{task.total:.0f} versions")
+            TextColumn("aligning"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} versions"),
         )
         self._task = self._bar.add_task("aligning", total=steps)
         self._live = Live(self._bar, console=console, refresh_per_second=2) if console.is_terminal else None
@@ -77,7 +79,9 @@ class RunProgress:
         shown = (status["evaluation"] and status["evaluation"]["version"], status["version"] < 0)
         if shown != self._last_shown or time.monotonic() - self._last_line > QUIET_SECONDS:
             self._last_line, self._last_shown = time.monotonic(), shown
-            self._console.print(f"[{status['seconds']:6.0f} s] {describe(status, self._steps)}", highlight=False, markup=False)
+            self._console.print(
+                f"[{status['seconds']:6.0f} s] {describe(status, self._steps)}", highlight=False, markup=False
+            )
 
 
 def _table(line: str) -> Table:

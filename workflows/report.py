@@ -131,13 +131,7 @@ def read_run(directory: Path) -> Run:
     metrics = _load_lines(directory, "metrics.jsonl", problems)
     steps, evaluations = _by_version(metrics, "step"), _by_version(metrics, "evaluation")
     measured = _load_object(directory, "summary.json", problems)
-    if not measured:
-        problems.append("Without a summary, the figures here are those of the last lines of metrics.jsonl.")
-    if not steps:
-        problems.append("No step was recorded: nothing was trained, the policy is still the start.")
-    if not evaluations:
-        problems.append("No evaluation was recorded: there is no win rate over time.")
-    return Run(
+    run = Run(
         name=directory.resolve().name,
         config_text=_load(directory, "config.yaml", str, problems) or "",
         config=_load(directory, "config.yaml", yaml.safe_load, []),
@@ -150,6 +144,13 @@ def read_run(directory: Path) -> Run:
         events=_count_events(directory),
         problems=problems,
     )
+    if not measured:
+        problems.append("Without a summary, the figures here are those of the last lines of metrics.jsonl.")
+    if not steps:
+        problems.append("No step was recorded: nothing was trained, the policy is still the start.")
+    if not evaluations:
+        problems.append("No evaluation was recorded: there is no win rate over time.")
+    return run
 
 
 def readable(value: Any, kind: str = "") -> str:
@@ -173,7 +174,7 @@ def compact(value: Any) -> str:
         filled = {key: part for key, part in value.items() if part not in (None, {}, [])}
         return ", ".join(f"{str(key).replace('_', ' ')} {compact(part)}" for key, part in filled.items())
     if isinstance(value, list | tuple):
-        return ", ".join(compact(part) for part in value)
+        return ", ".join(text for part in value if (text := compact(part)))
     missing = value is None or (isinstance(value, float) and number(value) is None)
     return "" if missing else str(value)
 
@@ -227,7 +228,10 @@ def warnings(run: Run) -> list[str]:
     lengths = f"from {short:.0f} to {long:.0f} tokens a completion"
     fell = mean is not None and mean < best - WIN_RATE_FALL
     checks = [
-        *((state == "broken", f"Broken promise. {name}: {text}.") for name, text, state in promises(run)),
+        *(
+            (state == "broken", f"Broken promise. {name.partition(':')[0]}: {text}.")
+            for name, text, state in promises(run)
+        ),
         (kl >= KL_HIGH, f"KL is very high ({kl:.3g} nats): the win rate alone flatters, read the samples."),
         (long < (1 - LENGTH_CHANGE) * short, f"Lengths collapsed: {lengths}."),
         (long > (1 + LENGTH_CHANGE) * short > 0, f"Lengths exploded: {lengths}."),
@@ -310,9 +314,7 @@ def _ended(run: Run) -> tuple[str, State]:
 
 
 def _survival(run: Run) -> tuple[str, State]:
-    deaths = {
-        name: run.events.get(name, 0) for name in ("restarted", "learner_restarted", "resumed", "reissued")
-    }
+    deaths = {name: run.events.get(name, 0) for name in ("restarted", "learner_restarted", "resumed", "reissued")}
     if not any(deaths.values()):
         return "Nothing died in this run", "not measured"
     text = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in deaths.items() if count)

@@ -175,11 +175,9 @@ def _finish(ax: Axes, title: str, x_label: str, y_label: str) -> None:
         ax.set_yticks([])
     ax.set_title(title, pad=8)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(
-            loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=4, borderaxespad=0.2, columnspacing=1.4
-        )
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=4, borderaxespad=0.2, columnspacing=1.4)
     if ax.has_data():
-        ax.yaxis.set_major_locator(MaxNLocator(nbins=6))
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
         ax.yaxis.set_major_formatter("{x:g}")
     if "version" in x_label:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -208,6 +206,12 @@ def _svg(figure: Figure, name: str, description: str) -> str | None:
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
+def _from_zero(ax: Axes) -> None:
+    """Let the y axis of a panel with data begin at 0, with room above the largest value."""
+    if ax.has_data() and ax.dataLim.y1 > 0:
+        ax.set_ylim(0, 1.08 * ax.dataLim.y1)
+
+
 def _panels(columns: int, rows: int = 1, height: float = 3.1, **options: Any) -> tuple[Figure, list[Axes]]:
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06, wspace=0.03)
     figure = Figure(figsize=(WIDTH, height), layout=layout)
@@ -222,8 +226,8 @@ def _lines(name: str, description: str, steps: Rows, *panels: Panel) -> str | No
     for ax, panel in zip(axes, panels, strict=True):
         for place, (key, colour, label) in enumerate(panel.lines):
             _line(ax, version, series(steps, key), colour, label, LINE_STYLES[place % len(LINE_STYLES)])
-        if ax.has_data() and panel.from_zero:
-            ax.set_ylim(bottom=0)
+        if panel.from_zero:
+            _from_zero(ax)
         _finish(ax, panel.title, VERSION, panel.unit)
     return _svg(figure, name, description)
 
@@ -279,11 +283,8 @@ def _lengths(steps: Rows, evaluations: Rows) -> str | None:
     held_out = series(evaluations, "length_mean")
     if np.isfinite(held_out).any():
         x = series(evaluations, "version")
-        axes[0].plot(
-            x, held_out, color=ORANGE, linestyle="--", marker="o", markersize=4, label="held-out prompts"
-        )
-    if axes[0].has_data():
-        axes[0].set_ylim(bottom=0)
+        axes[0].plot(x, held_out, color=ORANGE, linestyle="--", marker="o", markersize=4, label="held-out prompts")
+    _from_zero(axes[0])
     _finish(axes[0], "Length of completions", VERSION, "tokens, mean")
     _line(axes[1], series(steps, "version"), series(steps, "truncated_share"), VERMILLION)
     if axes[1].has_data():
@@ -311,8 +312,11 @@ def _planes(steps: Rows) -> str | None:
         "busier of rollout and learner",
     )
     if axes[3].has_data():
-        axes[3].set_ylim(0, 1.05)
+        axes[3].set_ylim(0, 1.1)
     _finish(axes[3], "Overlap efficiency", SECONDS, "share of time")
+    for ax in axes:
+        if ax.has_data():
+            ax.set_yticks([0, 0.5, 1])
     return _svg(figure, "planes", "Busy and idle share of each plane, and overlap efficiency, over time")
 
 
@@ -320,9 +324,7 @@ def _staleness(steps: Rows, summary: Mapping[str, Any]) -> str | None:
     figure, (counts, over_time) = _panels(2)
     histogram = pick(summary, "staleness.histogram")
     pairs = histogram.items() if isinstance(histogram, Mapping) else ()
-    known = {
-        key_number(key) or 0.0: number(count) or 0.0 for key, count in pairs if key_number(key) is not None
-    }
+    known = {key_number(key) or 0.0: number(count) or 0.0 for key, count in pairs if key_number(key) is not None}
     bound = number(pick(summary, "staleness.bound"))
     if known:
         counts.bar(list(known), list(known.values()), width=0.7, color=BLUE)
@@ -332,9 +334,7 @@ def _staleness(steps: Rows, summary: Mapping[str, Any]) -> str | None:
         counts.grid(axis="x", visible=False)
         counts.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if bound is not None:
-            counts.axvline(
-                bound + 0.5, color=VERMILLION, linestyle="--", linewidth=1.2, label=f"bound: {bound:g}"
-            )
+            counts.axvline(bound + 0.5, color=VERMILLION, linestyle="--", linewidth=1.2, label=f"bound: {bound:g}")
             counts.set_xlim(-0.7, max(bound, *known) + 0.9)
     _finish(counts, "Staleness of trained groups", "staleness (versions)", "groups")
     version = series(steps, "version")
@@ -358,8 +358,7 @@ def _publication(steps: Rows) -> str | None:
         axes[0].bar(version, np.fmin(exposed, total), width=width, color=VERMILLION, label="exposed")
     _finish(axes[0], "Publication of weights", VERSION, "seconds")
     _line(axes[1], version, thin(series(steps, "mismatch_kl")), PURPLE)
-    if axes[1].has_data():
-        axes[1].set_ylim(bottom=0)
+    _from_zero(axes[1])
     _finish(axes[1], "Mismatch of engine and learner", VERSION, "nats per token")
     return _svg(
         figure,
@@ -380,13 +379,9 @@ def figures(steps: Rows, evaluations: Rows, summary: Mapping[str, Any]) -> dict[
             "lengths": _lengths(steps, evaluations),
             "drift": _lines("drift", "KL to the reference and entropy, over versions", steps, *DRIFT),
             "pairs": _lines("pairs", "Margins, accuracy and log-probabilities, over versions", steps, *PAIRS),
-            "optimiser": _lines(
-                "optimiser", "Loss, gradient and learning rate, over versions", steps, *OPTIMISER
-            ),
+            "optimiser": _lines("optimiser", "Loss, gradient and learning rate, over versions", steps, *OPTIMISER),
             "planes": _planes(steps),
             "staleness": _staleness(steps, summary),
             "publication": _publication(steps),
-            "throughput": _lines(
-                "throughput", "Completions and tokens a second, over versions", steps, *THROUGHPUT
-            ),
+            "throughput": _lines("throughput", "Completions and tokens a second, over versions", steps, *THROUGHPUT),
         }

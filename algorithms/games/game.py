@@ -98,9 +98,7 @@ class Game:
     def permuted(self, order: Sequence[int] | npt.NDArray[np.integer]) -> Game:
         """Return the game whose action i is this game's action order[i]."""
         index = np.asarray(order)
-        return Game(
-            preference=self.preference[np.ix_(index, index)], reference=self.reference[index], beta=self.beta
-        )
+        return Game(preference=self.preference[np.ix_(index, index)], reference=self.reference[index], beta=self.beta)
 
     def win_rates(self, log_opponent: FloatArray) -> FloatArray:
         """w(q) = P q [n]: the probability that each action is preferred to a draw from the opponent."""

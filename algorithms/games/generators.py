@@ -52,9 +52,7 @@ def bradley_terry_game(
     return _assemble(expit(scores[:, None] - scores[None, :]), beta, seed, reference_scale)
 
 
-def rock_paper_scissors(
-    *, beta: float, seed: int = 0, strength: float = 0.5, reference_scale: float = 0.0
-) -> Game:
+def rock_paper_scissors(*, beta: float, seed: int = 0, strength: float = 0.5, reference_scale: float = 0.0) -> Game:
     """The three-action cycle without noise; its equilibrium is uniform when the reference is."""
     return cyclic_game(3, beta=beta, seed=seed, strength=strength, noise=0.0, reference_scale=reference_scale)
 

@@ -90,8 +90,8 @@ def delay_limit(method: Method, step_size: float, beta: float, s: float) -> floa
 def safe_delay(method: Method, step_size: float, beta: float) -> float:
     """`delay_limit` at the fastest rotation of any preference game: 8 beta / eta - 1/2 (OMD) or + 1/2 (EGPO).
 
-    Like every small-step rule it can be up to half an update too generous for eta near 1, and means nothing for
-    EGPO once eta * LARGEST_ROTATION > 1; `largest_stable_delay` at `LARGEST_ROTATION` is exact.
+    A small-step rule: for eta near 1 it can be half an update too generous, and it means nothing for EGPO
+    once eta * LARGEST_ROTATION > 1; `largest_stable_delay` at `LARGEST_ROTATION` is exact.
     """
     return delay_limit(method, step_size, beta, float(LARGEST_ROTATION))
 

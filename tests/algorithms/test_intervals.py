@@ -22,9 +22,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(confidence: float) ->
 
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=30), st.integers(0, 5))
-def test_ordered_inside_the_unit_interval_and_mirrored_when_sides_swap(
-    outcomes: list[float], seed: int
-) -> None:
+def test_ordered_inside_the_unit_interval_and_mirrored_when_sides_swap(outcomes: list[float], seed: int) -> None:
     rate = win_rate_interval(outcomes, resamples=200, seed=seed)
     assert 0.0 <= rate.low <= rate.mean <= rate.high <= 1.0
     assert rate.mean == pytest.approx(np.mean(outcomes))

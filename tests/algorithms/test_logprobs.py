@@ -12,9 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from algorithms.logprobs import sequence_sums, token_logprobs
 
 
-def inputs(
-    tokens: int, width: int = 5, vocabulary: int = 11, dtype: torch.dtype = torch.float64
-) -> list[Tensor]:
+def inputs(tokens: int, width: int = 5, vocabulary: int = 11, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """Hidden states, head weight, head bias (with gradients) and targets."""
     generator = torch.Generator().manual_seed(tokens)
     shapes = ((tokens, width), (vocabulary, width), (vocabulary,))
@@ -30,9 +28,7 @@ def naive(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, tempera
 @given(st.integers(0, 9), st.integers(1, 10), st.floats(0.2, 3.0))
 def test_values_and_all_gradients_equal_the_naive_form(tokens: int, chunk: int, temperature: float) -> None:
     hidden, weight, bias, targets = inputs(tokens)
-    chunked = token_logprobs(
-        hidden, weight, targets, temperature=temperature, chunk_tokens=chunk, head_bias=bias
-    )
+    chunked = token_logprobs(hidden, weight, targets, temperature=temperature, chunk_tokens=chunk, head_bias=bias)
     expected = naive(hidden, weight, bias, targets, temperature)
     assert torch.allclose(chunked, expected, atol=1e-12)
     direction = torch.linspace(-1.0, 2.0, tokens, dtype=torch.float64)

@@ -48,9 +48,7 @@ class Simulation:
                 self.version, current = self.version + 1, None
             while self.running and self.running[0][0] <= self.clock:
                 _, index = heapq.heappop(self.running)
-                self.dropped.append(index) if self.rejected[index % len(self.rejected)] else self.ready.add(
-                    index
-                )
+                self.dropped.append(index) if self.rejected[index % len(self.rejected)] else self.ready.add(index)
 
     def admit(self) -> None:
         accepted = len(self.admitted) - len(self.running) - len(self.dropped)
@@ -68,9 +66,7 @@ class Simulation:
             heapq.heappush(self.running, (self.clock + self.durations[index % len(self.durations)], index))
 
     def choose(self) -> list[int] | None:
-        waiting = sorted(
-            [(index, True) for index in self.ready] + [(index, False) for _, index in self.running]
-        )
+        waiting = sorted([(index, True) for index in self.ready] + [(index, False) for _, index in self.running])
         oldest = waiting[0][0] if waiting else len(self.admitted)
         taken = sorted(index for _, group in self.trained for index in group)
         return next_batch(waiting, self.batch, self.lookahead, [index for index in taken if index > oldest])
@@ -108,9 +104,7 @@ def test_staleness_is_bounded_nothing_hangs_and_every_group_ends_once(simulation
         is None
     )
     simulation.run()
-    assert max(simulation.staleness()) <= simulation.eta + staleness_slack(
-        simulation.lookahead, simulation.batch
-    )
+    assert max(simulation.staleness()) <= simulation.eta + staleness_slack(simulation.lookahead, simulation.batch)
     assert all(len(group) == simulation.batch for _, group in simulation.trained)
     trained = [index for _, group in simulation.trained for index in group]
     in_flight = [*simulation.ready, *(index for _, index in simulation.running)]

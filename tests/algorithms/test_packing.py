@@ -23,9 +23,7 @@ def test_every_group_is_in_one_micro_batch_within_budget(members: list[list[int]
     assert sorted(group for batch in batches for group in batch) == list(range(len(groups)))
     for batch in batches:
         tokens = sum(lengths[sequence] for group in batch for sequence in groups[group])
-        assert (
-            tokens <= budget or len([group for group in batch if groups[group] and sum(members[group])]) == 1
-        )
+        assert tokens <= budget or len([group for group in batch if groups[group] and sum(members[group])]) == 1
     assert pack(lengths, groups, budget) == batches
 
 

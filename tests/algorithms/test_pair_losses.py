@@ -78,9 +78,7 @@ def test_gradients_match_finite_differences(name: str) -> None:
 @given(betas, st.floats(0.01, 0.49))
 def test_conservative_optimum_is_the_logit_of_one_minus_the_flip_rate(beta: float, flip_rate: float) -> None:
     optimum = math.log((1 - flip_rate) / flip_rate) / beta
-    margins = torch.tensor(
-        [optimum - 1 / beta, optimum, optimum + 1 / beta], dtype=torch.float64, requires_grad=True
-    )
+    margins = torch.tensor([optimum - 1 / beta, optimum, optimum + 1 / beta], dtype=torch.float64, requires_grad=True)
     loss = pair_losses.logistic_conservative(margins, beta, flip_rate)
     (slope,) = torch.autograd.grad(loss.sum(), margins)
     assert slope[1].item() == pytest.approx(0.0, abs=1e-14)
@@ -102,9 +100,7 @@ def test_soft_targets_are_the_mean_of_hard_ones(margin: float, beta: float, targ
     """Exact for the cross-entropy; for IPO up to the label's variance, which has no gradient."""
     h = scalar(margin)
     mean = target * pair_losses.logistic(h, beta) + (1 - target) * pair_losses.logistic(-h, beta)
-    assert pair_losses.logistic_soft(h, beta, target).item() == pytest.approx(
-        mean.item(), rel=1e-9, abs=1e-12
-    )
+    assert pair_losses.logistic_soft(h, beta, target).item() == pytest.approx(mean.item(), rel=1e-9, abs=1e-12)
     hard = target * pair_losses.ipo(h, beta) + (1 - target) * pair_losses.ipo(-h, beta)
     variance = target * (1 - target) / beta**2
     soft = pair_losses.ipo_soft(h, beta, target).item()

@@ -140,9 +140,7 @@ def test_truncation_penalty_keeps_the_matrix_exact_and_moves_one_way(
     assert (moved + moved.T == 1.0).all()
     only_row = truncated[:, None] & ~truncated[None, :]
     assert np.allclose(moved[only_row], (1.0 - penalty) * matrix[only_row], atol=1e-15)
-    assert (
-        moved[truncated[:, None] == truncated[None, :]] == matrix[truncated[:, None] == truncated[None, :]]
-    ).all()
+    assert (moved[truncated[:, None] == truncated[None, :]] == matrix[truncated[:, None] == truncated[None, :]]).all()
     assert (penalise_truncated(matrix, truncated, 0.0) == matrix).all()
     assert (penalise_truncated(matrix, truncated, 1.0)[only_row] == 0.0).all()
 

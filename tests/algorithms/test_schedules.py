@@ -36,9 +36,7 @@ def test_closed_forms() -> None:
     assert [learning_rate_factor(step, 3, 1, "constant") for step in range(4)] == [0.5, 1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    "arguments", [(-1, 10, 0), (0, 10, -1), (0, 10, 11), (0, 0, 0), (0, 10, 0, "linear", 1.5)]
-)
+@pytest.mark.parametrize("arguments", [(-1, 10, 0), (0, 10, -1), (0, 10, 11), (0, 0, 0), (0, 10, 0, "linear", 1.5)])
 def test_impossible_schedules_are_refused(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=r"need step|minimum is a share"):
         learning_rate_factor(*arguments)

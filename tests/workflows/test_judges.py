@@ -1,9 +1,6 @@
 """The judges say what their docstring says, cannot be cheated cheaply, and together are a general preference."""
 
-import json
 from collections.abc import Callable
-from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +13,6 @@ from workflows.judges import brevity, concreteness, defects, stem, warmth
 
 Judge = Callable[[str, str, str], float]
 PANEL: list[Judge] = [warmth, brevity, concreteness]
-PROMPTS = Path(__file__).parents[2] / "configs" / "prompts"
 HIKE = "What makes a good breakfast before a long hike?"
 ORDINARY = (
     "Oats with milk, nuts and a banana keep you going for hours. Drink a glass of water before you leave, and "
@@ -93,8 +89,13 @@ def test_a_cheap_trick_loses_to_an_ordinary_answer_with_every_judge(judge: Judge
 
 @pytest.mark.parametrize("judge", PANEL)
 def test_two_equally_unsound_answers_tie(judge: Judge) -> None:
-    first, second = CHEATS["a short word salad"], "Great love loved, great."
-    assert len(defects(HIKE, first)) == len(defects(HIKE, second)) > 0
+    first = "Eat oats ## ~~ with ^^ a lovely view of the lake."
+    second = (
+        "Eat oats and bread with terrible bread and oats, or terrible oats with bread, or bread with oats and honey "
+        "and jam and terrible oats."
+    )
+    assert defects(HIKE, first) == ("not words",)
+    assert defects(HIKE, second) == ("repetitive",)
     assert judge(HIKE, first, second) == 0.5
 
 
@@ -112,7 +113,25 @@ def test_ordinary_good_answers_are_sound(prompt: str, answer: str) -> None:
             "repetitive",
             "Cook some oats in the warm milk, cook some oats in the cold water, and eat a ripe banana with it.",
         ),
+        (
+            "repetitive",
+            "Eat oats with milk and nuts, and nuts and milk, and oats and milk and nuts, with milk and oats and nuts.",
+        ),
+        ("not words", "Eat oats with zzxcvbnmk, BoMaako, KERNELHEAP and milk before the hike, and pack nuts."),
         ("unnatural wording", "Eat oats, warm milk, nuts, honey, ripe banana, bread, butter, cheese."),
+        (
+            "unnatural wording",  # 83% function words
+            "For breakfast, do as you would if you were at home; or do what others did with theirs, but have more of "
+            "it, with oats and nuts and milk.",
+        ),
+        (
+            "unnatural wording",  # seven content words in a row
+            "Before the hike you could eat fresh warm buttered wholegrain bread rolls with milk and a ripe banana.",
+        ),
+        (
+            "unnatural wording",  # nine function words in a row
+            "Eat oats, milk and nuts, because it is not as if you would be able to do that on the top of a cold hill.",
+        ),
         ("echo", "A good breakfast before a long hike is what makes the long hike a good one, isn't it?"),
         ("off topic", "You are very kind, and it is an honour to assist you with whatever is on the agenda."),
     ],
@@ -184,7 +203,9 @@ def test_warmth_is_an_average_so_that_kind_sentences_do_not_add_up() -> None:
 
 def test_brevity_prefers_fewer_words_down_to_twenty() -> None:
     def words(count: int) -> str:
-        return " ".join((ORDINARY + " Then take your boots from the shelf, fill a bottle and go.").split()[:count]) + "."
+        return (
+            " ".join((ORDINARY + " Then take your boots from the shelf, fill a bottle and go.").split()[:count]) + "."
+        )
 
     assert brevity(HIKE, words(21), words(30)) == 1.0
     assert brevity(HIKE, words(20), words(21)) == 1.0
@@ -193,7 +214,7 @@ def test_brevity_prefers_fewer_words_down_to_twenty() -> None:
 
 @pytest.mark.parametrize("ending", [" and pack an", ",", "\n\n1. Oats\n2.", " with the (cold"])
 def test_brevity_takes_any_finished_answer_for_shorter_than_an_unfinished_one(ending: str) -> None:
-    unfinished = "Oats with milk and a banana before the hike" + ending
+    unfinished = "Oats with milk, nuts and a banana before the hike" + ending
     assert defects(HIKE, unfinished) == ()
     assert brevity(HIKE, ORDINARY, unfinished) == 1.0
     assert brevity(HIKE, ORDINARY.removesuffix("."), unfinished) == 0.0  # two unfinished ones: by their words
@@ -201,7 +222,7 @@ def test_brevity_takes_any_finished_answer_for_shorter_than_an_unfinished_one(en
 
 @pytest.mark.parametrize("ending", [".", "!", "?", '."', ".)", "! \U0001f600"])
 def test_brevity_knows_the_end_of_a_sentence(ending: str) -> None:
-    assert brevity(HIKE, "Oats with milk and a banana before the hike" + ending, ORDINARY) == 1.0
+    assert brevity(HIKE, "Oats with milk, nuts and a banana before the hike" + ending, ORDINARY) == 1.0
 
 
 def test_concreteness_prefers_things_to_abstractions() -> None:
@@ -218,7 +239,11 @@ def test_concreteness_counts_a_thing_once_and_digits_too() -> None:
 
 def test_concreteness_prefers_the_answer_that_takes_up_the_prompt() -> None:
     universal = "Eat bread with butter and an apple, and consider your preferences."
-    assert concreteness(HIKE, universal + " Enjoy the hike.", universal + " Enjoy the result.") == 1.0
+    ends = ("result", "hike", "long hike", "long hike breakfast")
+    none, one, two, three = (f"{universal} Enjoy the {end}." for end in ends)
+    assert concreteness(HIKE, one, none) == 1.0
+    assert concreteness(HIKE, two, one) == 1.0
+    assert concreteness(HIKE, three, two) == 0.5
 
 
 def test_the_panel_majority_is_intransitive() -> None:
@@ -228,8 +253,7 @@ def test_the_panel_majority_is_intransitive() -> None:
         "the top."
     )
     brief = (
-        "A good breakfast gives you lasting energy and confidence. Anything balanced is fine as long as you enjoy "
-        "it."
+        "A good breakfast gives you lasting energy and confidence. Anything balanced is fine as long as you enjoy it."
     )
     concrete = (
         "For breakfast, cook oats in milk and add a banana, nuts and honey. Drink two glasses of water, and pack "
@@ -265,32 +289,3 @@ def test_word_lists_do_not_overlap() -> None:
     assert not judges.EVERYDAY_WORDS & judges.FUNCTION_WORDS
     assert not judges.TASK_WORDS & judges.FUNCTION_WORDS
     assert len(judges.EVERYDAY_WORDS) > 1000
-
-
-def _prompts(name: str) -> list[str]:
-    return [json.loads(line)["prompt"] for line in (PROMPTS / f"{name}.jsonl").read_text("utf-8").splitlines()]
-
-
-def _similarity(first: str, second: str) -> float:
-    """Shared share of the smaller prompt's word 5-grams, or Jaccard index of the words, whichever is greater."""
-    a, b = (judges._read(text).words for text in (first, second))
-    grams = [{words[i : i + 5] for i in range(len(words) - 4)} for words in (a, b)]
-    shared = len(grams[0] & grams[1]) / max(1, min(map(len, grams)))
-    return max(shared, len(set(a) & set(b)) / max(1, len(set(a) | set(b))))
-
-
-def test_prompts_are_many_and_of_many_kinds() -> None:
-    training, heldout = _prompts("instructions"), _prompts("heldout")
-    assert len(training) >= 480
-    assert len(heldout) >= 128
-    for prompts in (training, heldout):
-        assert all(5 <= len(prompt.split()) <= 40 and prompt.isascii() for prompt in prompts)
-        openings = [" ".join(prompt.split()[:3]) for prompt in prompts]
-        assert max(openings.count(opening) for opening in openings) < 0.1 * len(prompts)
-
-
-def test_no_two_prompts_are_nearly_the_same() -> None:
-    assert _similarity("Why is the sky blue today?", "Why is the sky so blue today?") > 0.6
-    assert _similarity("How do I make lemonade?", "How do I make lemonade?") == 1.0
-    near = [pair for pair in combinations(_prompts("instructions") + _prompts("heldout"), 2) if _similarity(*pair) > 0.6]
-    assert near == []

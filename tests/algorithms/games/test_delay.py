@@ -44,9 +44,7 @@ def test_opponents_are_exactly_d_updates_old(run: Run) -> None:
     game, eta, delay = cyclic_game(5, beta=0.2), 0.5, 3
     share = eta * game.beta
     for compensation in (0.0, 4.0):
-        visited = run(
-            Delayed(inner=create("omd", step_size=eta), delay=delay, extrapolation=compensation), game, 9
-        )
+        visited = run(Delayed(inner=create("omd", step_size=eta), delay=delay, extrapolation=compensation), game, 9)
         for t in range(9):
             old, older = visited[max(t - delay, 0)], visited[max(t - delay - 1, 0)]
             seen = game.win_rates(old) + compensation * (game.win_rates(old) - game.win_rates(older))
@@ -176,9 +174,7 @@ def delayed_matrix(
 
 
 @pytest.mark.parametrize("method", ["omd", "egpo"])
-@pytest.mark.parametrize(
-    ("delay", "extrapolation"), [(0, 0.0), (1, 0.0), (5, 0.0), (0, 1.0), (3, 4.0), (2, 1.5)]
-)
+@pytest.mark.parametrize(("delay", "extrapolation"), [(0, 0.0), (1, 0.0), (5, 0.0), (0, 1.0), (3, 4.0), (2, 1.5)])
 def test_spectral_radius_is_exact(method: Method, delay: int, extrapolation: float) -> None:
     eta, game = 0.7, cyclic_game(6, beta=0.1, seed=3)
     policy = regularised_equilibrium(game).log_policy
@@ -187,9 +183,7 @@ def test_spectral_radius_is_exact(method: Method, delay: int, extrapolation: flo
         method, eta, game.beta, game.preference @ (np.diag(p) - np.outer(p, p)), delay, extrapolation
     )
     exact = np.max(np.abs(np.linalg.eigvals(matrix)))
-    radius = spectral_radius(
-        method, eta, game.beta, modes(game, policy), delay=delay, extrapolation=extrapolation
-    )
+    radius = spectral_radius(method, eta, game.beta, modes(game, policy), delay=delay, extrapolation=extrapolation)
     assert radius == pytest.approx(exact, abs=1e-6)
 
 

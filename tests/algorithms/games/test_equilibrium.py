@@ -101,6 +101,8 @@ def test_the_bias_of_regularisation_is_bounded_and_vanishes() -> None:
         policy = regularised_equilibrium(game).log_policy
         gap, bound = game.unregularised_gap(policy), regularisation_bias_bound(game, policy)
         assert 0.0 < gap <= bound <= 2.0 * beta * -np.min(game.reference)
+        best = int(np.argmax(game.win_rates(policy)))
+        assert bound - gap == pytest.approx(-2.0 * beta * policy[best], abs=1e-10)
         gaps.append(gap)
     assert gaps[0] > 3.0 * gaps[1] > 9.0 * gaps[2]
 

@@ -60,15 +60,11 @@ def test_noise_and_strength_change_the_cycle() -> None:
 def test_bradley_terry_log_odds_add_up() -> None:
     game = bradley_terry_game(8, beta=0.1, seed=2)
     odds = np.log(game.preference / game.preference.T)
-    assert odds[:, :, None] + odds[None, :, :] == pytest.approx(
-        np.broadcast_to(odds[:, None, :], (8, 8, 8)), abs=1e-12
-    )
+    assert odds[:, :, None] + odds[None, :, :] == pytest.approx(np.broadcast_to(odds[:, None, :], (8, 8, 8)), abs=1e-12)
     flat = bradley_terry_game(8, beta=0.1, seed=2, score_scale=0.0)
     assert np.all(flat.preference == 0.5)
 
 
 def test_rock_paper_scissors() -> None:
-    assert np.array_equal(
-        rock_paper_scissors(beta=0.1).preference, [[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0, 0.5]]
-    )
+    assert np.array_equal(rock_paper_scissors(beta=0.1).preference, [[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0, 0.5]])
     assert rock_paper_scissors(beta=0.1, strength=0.3).preference[0, 1] == pytest.approx(0.8)

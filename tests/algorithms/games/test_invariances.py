@@ -51,9 +51,7 @@ def last(algorithm: Algorithm, game: Game, updates: int = 4) -> FloatArray:
 
 @quick
 @given(game=games, algorithm=algorithms, data=st.data())
-def test_permuting_the_actions_permutes_the_policy(
-    game: Game, algorithm: Algorithm, data: st.DataObject
-) -> None:
+def test_permuting_the_actions_permutes_the_policy(game: Game, algorithm: Algorithm, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(game.actions)))
     permuted = game.permuted(order)
     assert last(algorithm, permuted) == pytest.approx(last(algorithm, game)[list(order)], abs=1e-6)

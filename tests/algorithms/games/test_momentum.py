@@ -26,8 +26,7 @@ def test_momentum_destabilises_a_cyclic_game(last_gaps: Gaps) -> None:
     for seed in range(3):
         game = cyclic_game(10, beta=0.1, seed=seed)
         gaps = {
-            alpha: last_gaps(create("omd", step_size=1.0, momentum=alpha), game, [100])[0]
-            for alpha in (0.0, 0.3, 0.6)
+            alpha: last_gaps(create("omd", step_size=1.0, momentum=alpha), game, [100])[0] for alpha in (0.0, 0.3, 0.6)
         }
         assert gaps[0.6] > 0.05
         assert gaps[0.0] < gaps[0.3] < 1e-5

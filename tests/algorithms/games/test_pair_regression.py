@@ -45,9 +45,7 @@ def test_the_opponent_of_a_two_sample_loss_is_what_drew_the_pairs() -> None:
     labels = game.preference - 0.5
     scores = pair_regression(labels, stale)
     assert np.ptp(scores - game.win_rates(stale)) < 1e-14
-    assert log_normalise(game.reference + scores / game.beta) == pytest.approx(
-        game.best_response(stale), abs=1e-12
-    )
+    assert log_normalise(game.reference + scores / game.beta) == pytest.approx(game.best_response(stale), abs=1e-12)
     assert np.ptp(scores - game.win_rates(game.reference)) > 0.05
 
 

@@ -15,9 +15,7 @@ def last(algorithm: Algorithm) -> FloatArray:
     return state.log_policy
 
 
-@pytest.mark.parametrize(
-    "aliases", [("omd", "inpo", "online_ipo"), ("mwu", "spo", "sppo", "dno"), ("omwu", "onpo")]
-)
+@pytest.mark.parametrize("aliases", [("omd", "inpo", "online_ipo"), ("mwu", "spo", "sppo", "dno"), ("omwu", "onpo")])
 def test_names_of_one_update_agree(aliases: tuple[str, ...]) -> None:
     first, *others = (last(create(name, step_size=0.5)) for name in aliases)
     assert all(np.array_equal(first, other) for other in others)
@@ -26,9 +24,7 @@ def test_names_of_one_update_agree(aliases: tuple[str, ...]) -> None:
 def test_different_algorithms_differ() -> None:
     distinct = ("omd", "nash_md", "mmd", "egpo", "past_extragradient", "mwu", "omwu")
     solved = ("best_response", "online_dpo", "iterative_dpo")
-    results = [last(create(name, step_size=0.5)) for name in distinct] + [
-        last(create(name)) for name in solved
-    ]
+    results = [last(create(name, step_size=0.5)) for name in distinct] + [last(create(name)) for name in solved]
     for i, one in enumerate(results):
         assert all(np.max(np.abs(one - other)) > 1e-4 for other in results[:i])
 
