@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Component(BaseModel):
@@ -110,7 +111,7 @@ class LearnerConfig(Component):
     minimum_rate: Share = 0.0
     """Floor of the schedule, as a share of `learning_rate`."""
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     epsilon: float = Field(default=1e-8, gt=0)
     gradient_clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm (L2)."""

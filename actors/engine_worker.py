@@ -1,13 +1,45 @@
-"""Code that vLLM runs inside its own worker processes: loading published weights in place."""
+"""Code that vLLM runs inside its own worker processes: loading published weights in place, and ending with their owner."""
 
+import os
+import select
+import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
+from vllm.platforms import current_platform
 
 from actors.publication import verify_checksums
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
+
+if current_platform.is_cpu():
+    from actors import lora_cpu
+
+    lora_cpu.install()
+
+
+OWNER_VARIABLE = "NASHLOOP_ENGINE_OWNER"
+"""Process id of the actor that an engine belongs to."""
+
+
+def _end_with_owner(owner: int) -> None:
+    """Kill vLLM's engine process and this worker once the owner is gone: a killed actor can't do it itself."""
+    try:
+        descriptor = os.pidfd_open(owner)
+    except ProcessLookupError:
+        pass
+    else:
+        select.select([descriptor], [], [])
+    parent = os.getppid()
+    if parent not in (1, owner):
+        os.kill(parent, signal.SIGKILL)
+    os._exit(1)
+
+
+if OWNER_VARIABLE in os.environ:
+    threading.Thread(target=_end_with_owner, args=(int(os.environ[OWNER_VARIABLE]),), daemon=True).start()
 
 
 class WeightLoader:

@@ -60,8 +60,8 @@ class Figures:
         self.completions += len(summary.lengths)
         self.generated_tokens += sum(summary.lengths)
 
-    def released(self, version: int, oldest_versions: list[int]) -> dict[str, float]:
-        """Count the staleness of a batch that is trained at `version`."""
+    def trained(self, version: int, oldest_versions: list[int]) -> dict[str, float]:
+        """Count the staleness of a batch that was trained at `version`."""
         stale = [version - oldest for oldest in oldest_versions]
         self.staleness.update(stale)
         return {"staleness_mean": sum(stale) / len(stale), "staleness_max": float(max(stale))}

@@ -35,7 +35,7 @@ class Journal:
         """Forget the metrics after `version`, which a resumed run will measure again."""
         self._metrics.close()
         lines = self._metrics_path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["version"] <= version]
+        kept = [line for line in lines if _version(line) <= version]
         part = self._metrics_path.with_suffix(".part")
         part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         part.rename(self._metrics_path)
@@ -52,6 +52,13 @@ class Journal:
         self._events.close()
         self._metrics.close()
         self._board.close()
+
+
+def _version(line: str) -> float:
+    try:
+        return float(json.loads(line)["version"])
+    except ValueError:  # a line that was cut when the run was killed
+        return math.inf
 
 
 def _not_finite(value: Any) -> bool:

@@ -8,6 +8,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,8 +32,8 @@ class Policy:
         torch.manual_seed(config.seed)
         if config.learner.method == "lora":
             self.model = self._load(self.dtype)
-            self.adapted = self._adapt()
-            self.reference = None
+            self.adapted: Any = self._adapt()
+            self.reference: Any = None
         else:
             self.model = self._load(torch.float32)
             self.adapted = None
@@ -60,9 +61,13 @@ class Policy:
     def canary_logprobs(self, canaries: Sequence[Canary]) -> tuple[dict[int, float], ...]:
         """This policy's most likely next tokens after each canary, in nats, at temperature 1."""
         layout = pack_groups([(canary, [canary[:1]]) for canary in canaries], self._config.learner.share_prompts)
+        training = self.model.training
+        # Engines know no dropout.
+        self.model.eval()
         with torch.no_grad(), self._autocast():
             hidden = self._hidden(self.model, layout)[layout.predictor.to(self.device)]
             logprobs = self.model.get_output_embeddings()(hidden).float().log_softmax(-1)
+        self.model.train(training)
         best = logprobs.topk(min(LEARNER_TOKENS, logprobs.shape[-1]))
         return tuple(
             dict(zip(tokens, values, strict=True))
@@ -96,7 +101,7 @@ class Policy:
         model.to(self.dtype).save_pretrained(folder)
         load_tokenizer(self._folder).save_pretrained(folder)
 
-    def _load(self, dtype: torch.dtype) -> torch.nn.Module:
+    def _load(self, dtype: torch.dtype) -> Any:
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(
@@ -109,7 +114,7 @@ class Policy:
             raise ModelError(f"{self._folder} caps its logits (final_logit_softcapping), which is not supported yet")
         return model.to(self.device)
 
-    def _adapt(self) -> torch.nn.Module:
+    def _adapt(self) -> Any:
         from peft import LoraConfig, get_peft_model
 
         lora = self._config.learner.lora
@@ -124,10 +129,9 @@ class Policy:
         return get_peft_model(self.model, adapter)
 
     @contextlib.contextmanager
-    def _reference(self) -> Iterator[torch.nn.Module]:
+    def _reference(self) -> Iterator[Any]:
         with torch.no_grad():
             if self.adapted is None:
-                assert self.reference is not None
                 yield self.reference
             else:
                 with self.adapted.disable_adapter():
@@ -137,7 +141,7 @@ class Policy:
         enabled = self._config.learner.autocast and self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
 
-    def _hidden(self, model: torch.nn.Module, layout: Layout) -> torch.Tensor:
+    def _hidden(self, model: Any, layout: Layout) -> torch.Tensor:
         """Last hidden states of a packed row, [T, d]."""
         # Without a mask, restarting positions tell the model (and flash attention) where sequences begin.
         shared = self._config.learner.share_prompts
@@ -149,7 +153,7 @@ class Policy:
         ).last_hidden_state[0]
         return hidden
 
-    def _token_logprobs(self, model: torch.nn.Module, layout: Layout, temperature: float) -> torch.Tensor:
+    def _token_logprobs(self, model: Any, layout: Layout, temperature: float) -> torch.Tensor:
         with self._autocast():
             head = model.get_output_embeddings()
             return token_logprobs(

@@ -47,6 +47,11 @@ class Member:
         self.clock = BusyClock()
         self.lost = asyncio.Event()
 
+    def lose(self, handle: Any) -> None:
+        """Ask for a replacement of the actor `handle`, unless another one has already taken its place."""
+        if handle is self.handle:
+            self.lost.set()
+
 
 class Pool:
     """`create(name)` makes an actor with a method `start`; `prepare(member)` makes it fit to serve."""
@@ -82,13 +87,17 @@ class Pool:
 
         Raises: `DeadlineExceeded` when none is ready in time, `MemberLost` when it dies with the work.
         """
-        member = await within(deadline, self._least_loaded(), f"a ready one of {[m.name for m in self.members]}")
+        while not self.ready():
+            await within(deadline, self._one_is_ready(), f"a ready one of {[m.name for m in self.members]}")
+        # Chosen and counted without a wait in between, or users that come together would all choose the same one.
+        member = min(self.ready(), key=lambda member: member.load)
         member.load += 1
+        handle = member.handle
         try:
             with member.clock.busy():
                 yield member
         except LOSSES as error:
-            member.lost.set()
+            member.lose(handle)
             raise MemberLost(f"{member.name}: {error}") from error
         finally:
             member.load -= 1
@@ -111,11 +120,10 @@ class Pool:
             if member.handle is not None:
                 ray.kill(member.handle)
 
-    async def _least_loaded(self) -> Member:
+    async def _one_is_ready(self) -> None:
         while not self.ready():
             self._changed.clear()
             await self._changed.wait()
-        return min(self.ready(), key=lambda member: member.load)
 
     async def _keep(self, member: Member) -> None:
         while True:

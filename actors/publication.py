@@ -76,7 +76,8 @@ class ObjectStoreTransport:
         return [ray.put(payload)]
 
     def receive(self, handle: Any) -> NDArray[np.uint8]:
-        return ray.get(handle[0])
+        payload: NDArray[np.uint8] = ray.get(handle[0])
+        return payload
 
 
 def build_transport(config: PublicationConfig) -> Transport:
@@ -86,7 +87,8 @@ def build_transport(config: PublicationConfig) -> Transport:
 
 def checksum(tensor: torch.Tensor) -> int:
     """CRC-32 of a tensor's bytes."""
-    return zlib.crc32(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return zlib.crc32(flat.numpy().data)
 
 
 def serialise(tensors: dict[str, torch.Tensor]) -> tuple[NDArray[np.uint8], dict[str, int]]:

@@ -55,10 +55,11 @@ class Publisher:
                 # A replaced engine gets the version from `prepare`; look again when it is back.
                 await asyncio.sleep(0.2)
                 continue
+            handle = member.handle
             try:
                 await self._load(member, fresh=False)
             except LOSSES:
-                member.lost.set()
+                member.lose(handle)
                 await asyncio.sleep(0.2)
 
     async def reached(self, member: Member, version: int) -> None:

@@ -110,6 +110,7 @@ class RolloutEngine:
         from actors.models import load_tokenizer, resolve_model
 
         if not hasattr(self, "_engine"):
+            os.environ["NASHLOOP_ENGINE_OWNER"] = str(os.getpid())
             folder = resolve_model(self._config.model.name)
             self._tokenizer = load_tokenizer(folder)
             arguments = engine_arguments(self._config, folder)

@@ -1,6 +1,7 @@
 """The conductor's memory of a run: it turns what happens into events, metrics and the figures of the summary."""
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from actors.figures import Figures, Usage
@@ -25,7 +26,7 @@ class RunRecord:
         self._earlier = Usage()
         self._learner_busy = 0.0
         self._last = Usage()
-        self._pending: dict[int, dict[str, float]] = {}
+        self._pending: dict[int, list[int]] = {}
         self._loaded: dict[str, float] = {}
         self._evaluation: dict[str, Any] | None = None
         self._latest: dict[str, Any] = {}
@@ -41,9 +42,9 @@ class RunRecord:
 
     def released(self, version: int, oldest_versions: list[int], busy: Busy) -> None:
         """A batch was handed to the learner."""
-        if not self._figures.staleness:
+        if not self._figures.staleness and not self._pending:
             self._last = self._figures.begun = self._usage(busy)
-        self._pending[version] = self._figures.released(version, oldest_versions)
+        self._pending[version] = oldest_versions
 
     def step(self, version: int, metrics: dict[str, Any], busy: Busy, ledger: dict[str, int]) -> None:
         """The learner reached `version`; one line of `metrics.jsonl`."""
@@ -57,7 +58,7 @@ class RunRecord:
             "seconds": usage.wall,
             "groups": ledger["trained"],
             **metrics,
-            **self._pending.pop(version - 1),
+            **self._figures.trained(version - 1, self._pending.pop(version - 1)),
             **used,
             **self._loaded,
             "completions_per_second": metrics["batch_completions"] / wall,
@@ -108,16 +109,17 @@ class RunRecord:
         self._journal.flush()
         return {
             "figures": self._figures.snapshot(),
-            "seconds": self._seconds(),
-            "learner_busy": self._learner_busy,
+            "usage": asdict(self._last) | {"wall": self._seconds()},
+            "latest": self._latest,
             "goal_seconds": self._goal_seconds,
         }
 
     def resume(self, snapshot: dict[str, Any], version: int) -> None:
         """Go on from a snapshot that was taken at `version`."""
         self._figures = Figures.restore(snapshot["figures"])
-        self._earlier = Usage(wall=snapshot["seconds"])
-        self._learner_busy = snapshot["learner_busy"]
+        self._earlier = self._last = Usage(**snapshot["usage"])
+        self._learner_busy = self._earlier.learner
+        self._latest = snapshot["latest"]
         self._goal_seconds = snapshot["goal_seconds"]
         self._journal.rewind(version)
 
@@ -129,4 +131,9 @@ class RunRecord:
         return self._earlier.wall + time.monotonic() - self._began
 
     def _usage(self, busy: Busy) -> Usage:
-        return Usage(wall=self._seconds(), rollout=busy[0], scoring=busy[1], learner=self._learner_busy)
+        return Usage(
+            wall=self._seconds(),
+            rollout=self._earlier.rollout + busy[0],
+            scoring=self._earlier.scoring + busy[1],
+            learner=self._learner_busy,
+        )

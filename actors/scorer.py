@@ -7,6 +7,7 @@ rejects the group, with the reason; it never becomes a neutral score.
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +68,7 @@ def load_judge(name: str) -> Judge:
     if not callable(judge):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ScorerError(f"scorer {name!r}: {module_name} has no function {function_name!r}; it has {functions[:12]}")
-    return judge
+    return cast(Judge, judge)
 
 
 def prompt_text(group: Group) -> str:
@@ -80,7 +81,7 @@ class Panel:
     """Judges whose majority decides each pair; with one judge its own probabilities are kept."""
 
     def __init__(self, config: ScoringConfig) -> None:
-        self._judges = {name.partition(":")[2]: load_judge(name) for name in config.panel}
+        self._judges = {label: load_judge(name) for label, name in zip(_labels(config.panel), config.panel, strict=True)}
         self._penalty = config.truncation_penalty
 
     def members(self, prompt: str, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
@@ -106,6 +107,14 @@ class Panel:
             return antisymmetric(raw)
         except InvalidPreference as error:
             raise Rejection("invalid_preference", f"judge {name}: {error}") from error
+
+
+def _labels(panel: Sequence[str]) -> Sequence[str]:
+    """Short names of judges; the whole names where two functions are called the same."""
+    if len(set(panel)) < len(panel):
+        raise ScorerError(f"scoring.panel = {list(panel)} names a judge twice; each has one vote")
+    short = [name.partition(":")[2] for name in panel]
+    return short if len(set(short)) == len(short) else panel
 
 
 def _ask(name: str, judge: Judge, prompt: str, first: str, second: str) -> float:

@@ -15,6 +15,7 @@ import ray.train
 import torch
 import torch.distributed
 from ray.exceptions import GetTimeoutError
+from ray.train.torch import get_device
 
 from actors.buffer import RunStopped
 from actors.config import AlignConfig
@@ -37,7 +38,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
     config: AlignConfig = arguments["config"]
     torch.set_num_threads(config.learner.threads)
     context = ray.train.get_context()
-    device = ray.train.torch.get_device()
+    device = get_device()
     policy = Policy(config, resolve_model(config.model.name), device)
     objective = build_objective(config.objective.name, config.objective.options)
     learner = Learner(config, policy, objective)
@@ -99,11 +100,12 @@ class TrainLoop:
             snapshot: dict[str, Any] = json.loads((Path(folder) / SNAPSHOT_FILE).read_text())
         return snapshot
 
-    def _order(self, version: int) -> ray.ObjectRef:
+    def _order(self, version: int) -> ray.ObjectRef[Any]:
         """Ask for a batch early, so that it travels while the one before is trained."""
-        return self._buffer.take.remote(version, self._rank, self._workers)
+        coming: ray.ObjectRef[Any] = self._buffer.take.remote(version, self._rank, self._workers)
+        return coming
 
-    def _receive(self, coming: ray.ObjectRef) -> Any:
+    def _receive(self, coming: ray.ObjectRef[Any]) -> Any:
         deadline = self._config.deadlines.batch
         try:
             return ray.get(coming, timeout=deadline)
@@ -128,7 +130,7 @@ class TrainLoop:
         self._publishing = self._thread.submit(self._send, version, tensors, logprobs, blocked, told)
 
     def _send(
-        self, version: int, tensors: dict[str, torch.Tensor], logprobs: Any, blocked: float, told: ray.ObjectRef
+        self, version: int, tensors: dict[str, torch.Tensor], logprobs: Any, blocked: float, told: ray.ObjectRef[Any]
     ) -> None:
         publication = self._publication(tensors, logprobs, version)
         ray.get(told)

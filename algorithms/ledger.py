@@ -67,17 +67,20 @@ class Ledger:
         self.rejections[reason] += 1
 
     def release(self, indices: Iterable[int]) -> None:
-        """A batch of ready groups goes to the learner."""
-        for index in indices:
+        """A batch of ready groups goes to the learner, whole or not at all."""
+        for index in (batch := list(indices)):
+            self._expect(index, "ready")
+        for index in batch:
             self._move(index, "ready", "released")
             insort(self.overtakers, index)
         oldest = min((i for i, state in self.in_flight.items() if state != "released"), default=self.next_index)
         self.overtakers = [index for index in self.overtakers if index > oldest]
 
     def train(self, indices: Iterable[int]) -> None:
-        """The learner has updated the policy on a released batch."""
-        for index in indices:
+        """The learner has updated the policy on a released batch, whole or not at all."""
+        for index in (batch := list(indices)):
             self._expect(index, "released")
+        for index in batch:
             del self.in_flight[index]
             self.trained += 1
 

@@ -6,6 +6,7 @@ directory with the aligned model and a report. Run again, it resumes where it wa
 
 import argparse
 import json
+import logging
 import sys
 import threading
 import time
@@ -113,7 +114,7 @@ def connect(address: str | None) -> None:
     ray.init(
         address=address,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         include_dashboard=None if address else False,
     )
 

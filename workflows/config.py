@@ -64,6 +64,11 @@ def _check_across_planes(config: AlignConfig) -> None:
     reason = feasible(max_running=rollout.max_running, eta=loop.eta, batch=loop.batch, lookahead=loop.lookahead)
     if reason:
         raise ConfigError(f"this run would deadlock: {reason}")
+    if config.learner.warmup_steps > loop.steps:
+        raise ConfigError(
+            f"learner.warmup_steps = {config.learner.warmup_steps} is more than loop.steps = {loop.steps}; "
+            "the peak rate would never be reached"
+        )
     if rollout.max_new_tokens >= config.model.context:
         raise ConfigError(
             f"rollout.max_new_tokens = {rollout.max_new_tokens} leaves no room for a prompt in "

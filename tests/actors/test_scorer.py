@@ -1,0 +1,175 @@
+"""A panel's verdict is the majority of its judges; a judge that misbehaves rejects the group and says how."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from actors.config import ScoringConfig
+from actors.records import Group, GroupSummary, from_arrow, to_arrow
+from actors.scorer import Panel, Rejection, Scorer, ScorerError, load_judge, prompt_text
+from algorithms.preference import cyclic_share
+from tests.examples import candidate, group
+
+
+def scoring(*judges: str, **changes: Any) -> ScoringConfig:
+    return ScoringConfig(panel=tuple(f"tests.judges:{judge}" for judge in judges), **changes)
+
+
+def of_texts(*texts: str, truncated: tuple[int, ...] = ()) -> Group:
+    candidates = tuple(candidate([1, 2], text=text, truncated=k in truncated) for k, text in enumerate(texts))
+    return replace(group(0, [1], [[2]] * len(texts)), candidates=candidates, preference=None, scorer=None)
+
+
+def verdict(found: Group, *judges: str, **changes: Any) -> np.ndarray:
+    return Panel(scoring(*judges, **changes)).matrix("question", found.candidates)
+
+
+def score(scorer: Scorer, found: Group) -> tuple[GroupSummary, str, pa.RecordBatch]:
+    (summary, detail), batch = scorer.score(to_arrow([found]))
+    return summary, detail, batch
+
+
+def test_one_judge_keeps_its_probabilities() -> None:
+    matrix = verdict(of_texts("aaa", "a", "bb"), "confident")
+    np.testing.assert_allclose(matrix, [[0.5, 0.8, 0.8], [0.2, 0.5, 0.2], [0.2, 0.8, 0.5]])
+    assert (matrix + matrix.T == 1).all()
+    assert (matrix.diagonal() == 0.5).all()
+
+
+def test_several_judges_vote() -> None:
+    texts = of_texts("a!!!!", "aaa")
+    assert verdict(texts, "longer")[0, 1] == 1
+    assert verdict(texts, "ascii_share")[0, 1] == 0
+    assert verdict(texts, "longer", "ascii_share")[0, 1] == 0.5
+    assert verdict(texts, "longer", "ascii_share", "confident")[0, 1] == 1
+
+
+def test_the_majority_of_rankings_may_be_a_cycle() -> None:
+    texts = of_texts("a", "b", "c")
+    for judge in ("abc", "bca", "cab"):
+        assert cyclic_share(verdict(texts, judge)) == 0
+    matrix = verdict(texts, "abc", "bca", "cab")
+    np.testing.assert_array_equal(matrix, [[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
+    assert cyclic_share(matrix) == 1
+
+
+def test_a_judge_may_itself_be_intransitive() -> None:
+    assert cyclic_share(verdict(of_texts("rock", "paper", "scissors"), "rock_paper_scissors")) == 1
+
+
+@pytest.mark.parametrize(
+    ("judge", "name", "detail"),
+    [
+        ("raises_on_empty", "scorer_error", "judge raises_on_empty raised ZeroDivisionError: no words to count"),
+        ("no_number", "scorer_error", "judge no_number raised ValueError: could not convert string"),
+        ("nan_judge", "invalid_preference", "judge nan_judge: .* nan .* is not a probability"),
+        ("out_of_range", "invalid_preference", "judge out_of_range: .* is not a probability"),
+        ("always_first", "invalid_preference", r"judge always_first: .* sum to 2.0, not 1 within"),
+    ],
+)
+def test_a_judge_that_misbehaves_rejects_the_group_by_name(judge: str, name: str, detail: str) -> None:
+    texts = of_texts("aaa", "", "bb")
+    for panel in ([judge], ["longer", "ascii_share", judge]):
+        with pytest.raises(Rejection, match=detail) as raised:
+            verdict(texts, *panel)
+        assert raised.value.name == name
+    scorer = Scorer("scorer-0", scoring("longer", judge))
+    summary, said, batch = score(scorer, texts)
+    assert summary.rejection == name
+    assert judge in said
+    assert from_arrow(batch)[0].preference is None, "a rejected group has no neutral score"
+
+
+def test_a_bad_group_does_not_end_the_scorer() -> None:
+    scorer = Scorer("scorer-3", scoring("raises_on_empty"))
+    assert score(scorer, of_texts("a", ""))[0].rejection == "scorer_error"
+    summary, detail, batch = score(scorer, of_texts("aaa", "b"))
+    assert (summary.rejection, detail) == (None, "")
+    scored = from_arrow(batch)[0]
+    assert scored.scorer == "scorer-3"
+    np.testing.assert_array_equal(scored.preference, [[0.5, 1], [0, 0.5]])
+
+
+def test_truncation_costs_what_the_configuration_says() -> None:
+    texts = of_texts("aaaa", "aa", "a", truncated=(0,))
+    first_against_second = {
+        penalty: verdict(texts, "longer", truncation_penalty=penalty)[0, 1] for penalty in (0.0, 0.25, 1.0)
+    }
+    assert first_against_second == {0.0: 1.0, 0.25: 0.75, 1.0: 0.0}
+    panel = ("longer", "confident", "ascii_share")
+    assert verdict(texts, *panel, truncation_penalty=0.0)[0, 2] == 1
+    assert verdict(texts, *panel, truncation_penalty=1.0)[0, 2] == 0
+    assert verdict(texts, *panel)[0, 2] == 0, "a cut answer loses unless the configuration says otherwise"
+    assert verdict(texts, *panel)[1, 2] == 1, "complete answers are compared as ever"
+
+
+def test_judges_with_the_same_function_name_both_vote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other_judges.py").write_text("def longer(prompt, first, second):\n    return 0.5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    panel = Panel(ScoringConfig(panel=("tests.judges:longer", "other_judges:longer")))
+    members = panel.members("question", ["aaa", "a"])
+    assert {name: matrix[0, 1] for name, matrix in members.items()} == {
+        "tests.judges:longer": 1.0,
+        "other_judges:longer": 0.5,
+    }
+
+
+def test_a_judge_has_one_vote() -> None:
+    with pytest.raises(ScorerError, match="names a judge twice"):
+        Panel(scoring("longer", "longer", "ascii_share"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tests.judges", "'tests.judges' is not of the form module:function"),
+        ("tests.judges:", "is not of the form module:function"),
+        ("tests.no_such_file:judge", "importing tests.no_such_file failed: ModuleNotFoundError"),
+        ("tests.judges:warmness", r"tests.judges has no function 'warmness'; it has \['ascii_share'"),
+        ("tests.judges:not_a_function", "has no function 'not_a_function'"),
+    ],
+)
+def test_a_judge_that_cannot_be_loaded_is_named(name: str, message: str) -> None:
+    with pytest.raises(ScorerError, match=message):
+        load_judge(name)
+    with pytest.raises(ScorerError, match=message):
+        Panel(ScoringConfig(panel=("tests.judges:longer", name)))
+
+
+def test_a_module_that_fails_on_import_is_named_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_judges.py").write_text("raise OSError('no lexicon')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ScorerError, match="importing broken_judges failed: OSError: no lexicon"):
+        load_judge("broken_judges:judge")
+
+
+def test_judges_read_the_last_question() -> None:
+    messages = (
+        {"role": "system", "content": "rules"},
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "answer"},
+        {"role": "user", "content": "last"},
+    )
+    assert prompt_text(replace(of_texts("a", "b"), messages=messages)) == "last"
+    assert prompt_text(replace(of_texts("a", "b"), messages=messages[:1])) == "rules"
+
+
+def test_comparison_is_seen_from_the_new_policy() -> None:
+    scorer = Scorer("scorer-0", scoring("longer", "ascii_share", "confident"))
+    start, final = of_texts("aa", "a!!", "x"), of_texts("aaaa", "aa", "y")
+    found = scorer.compare(to_arrow([start]), to_arrow([final]))
+    assert found.probability == pytest.approx((1 + 0 + 0.5) / 3)
+    assert found.ties == pytest.approx(1 / 3)
+    assert found.judges["ascii_share"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert found.judges["confident"] == pytest.approx((0.8 + 0.2 + 0.5) / 3)
+    assert (found.prompt, found.start, found.final) == ("question", "aa", "aaaa")
+    assert found.length == 2
+
+
+def test_comparing_a_policy_with_itself_gives_one_half() -> None:
+    found = Scorer("s", scoring("longer")).compare(to_arrow([of_texts("aa", "b")]), to_arrow([of_texts("aa", "b")]))
+    assert (found.probability, found.ties) == (0.5, 1.0)
