@@ -138,11 +138,15 @@ class Conductor:
 
     # ---- what the learner calls -----------------------------------------------------------------------------
 
-    async def begin(self, version: int, snapshot: dict[str, Any] | None, publication: Publication) -> None:
+    async def begin(
+        self, version: int, snapshot: dict[str, Any] | None, publication: Publication, process: int
+    ) -> None:
         """The learner holds `version`: start the loop there; if it already runs, the learner is catching up.
 
-        `snapshot` was saved with the checkpoint that the learner restored; none at the very start.
+        `snapshot` was saved with the checkpoint that the learner restored; none at the very start. `process` is the
+        id of the first worker's process.
         """
+        self._record.event("ready", member="learner", detail=f"process {process}")
         if self._version >= 0:
             self._record.event("learner_restarted", version=version)
             return

@@ -180,6 +180,8 @@ class DataConfig(Component):
 
     prompts: str
     heldout: str | None = None
+    system: str | None = Field(default=None, min_length=1)
+    """System message for conversations that have none; otherwise the chat template's own default applies."""
 
 
 class EvaluationConfig(Component):

@@ -1,5 +1,6 @@
-"""Code that vLLM runs inside its own worker processes: loading published weights in place, and ending with their owner."""
+"""Code that vLLM runs inside its own worker processes: loading weights in place, and ending with the owner."""
 
+import contextlib
 import os
 import select
 import signal
@@ -24,7 +25,7 @@ OWNER_VARIABLE = "NASHLOOP_ENGINE_OWNER"
 """Process id of the actor that an engine belongs to."""
 
 
-def _end_with_owner(owner: int) -> None:
+def _end_with_owner(owner: int, parent: int) -> None:
     """Kill vLLM's engine process and this worker once the owner is gone: a killed actor can't do it itself."""
     try:
         descriptor = os.pidfd_open(owner)
@@ -32,14 +33,14 @@ def _end_with_owner(owner: int) -> None:
         pass
     else:
         select.select([descriptor], [], [])
-    parent = os.getppid()
-    if parent not in (1, owner):
-        os.kill(parent, signal.SIGKILL)
+    if parent != owner:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(parent, signal.SIGKILL)
     os._exit(1)
 
 
 if OWNER_VARIABLE in os.environ:
-    threading.Thread(target=_end_with_owner, args=(int(os.environ[OWNER_VARIABLE]),), daemon=True).start()
+    threading.Thread(target=_end_with_owner, args=(int(os.environ[OWNER_VARIABLE]), os.getppid()), daemon=True).start()
 
 
 class WeightLoader:

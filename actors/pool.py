@@ -54,7 +54,7 @@ class Member:
 
 
 class Pool:
-    """`create(name)` makes an actor with a method `start`; `prepare(member)` makes it fit to serve."""
+    """`create(name)` makes an actor whose method `start` returns its process id; `prepare(member)` makes it fit to serve."""
 
     def __init__(
         self,
@@ -141,14 +141,14 @@ class Pool:
         """Bring a member up and watch it; returns why it was lost."""
         try:
             member.handle = self._create(member.name)
-            await within(
+            pid = await within(
                 self._start_deadline, member.handle.start.remote(), f"{member.name} to start (deadlines.start)"
             )
             if self._prepare:
                 await self._prepare(member)
             member.ready = True
             self._signal()
-            self._on_event("ready", member.name, "")
+            self._on_event("ready", member.name, f"process {pid}")
             while not member.lost.is_set():
                 try:
                     await asyncio.wait_for(member.lost.wait(), HEARTBEAT_SECONDS)

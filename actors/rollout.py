@@ -70,6 +70,12 @@ def engine_arguments(config: AlignConfig, model_folder: str) -> dict[str, Any]:
         "seed": config.seed,
         "worker_extension_cls": "actors.engine_worker.WeightLoader",
     }
+    if rollout.tensor_parallel == 1:
+        from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+        # A worker process of its own would be waited for by spinning, on a core that the learner needs, and would
+        # double the start-up. By its name ("uni") vLLM refuses it on CPU; the thread count is in the environment.
+        arguments["distributed_executor_backend"] = UniProcExecutor
     if rollout.gpus:
         arguments["gpu_memory_utilization"] = rollout.gpu_memory_share
     else:

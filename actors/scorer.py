@@ -5,6 +5,7 @@ rejects the group, with the reason; it never becomes a neutral score.
 """
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -81,7 +82,9 @@ class Panel:
     """Judges whose majority decides each pair; with one judge its own probabilities are kept."""
 
     def __init__(self, config: ScoringConfig) -> None:
-        self._judges = {label: load_judge(name) for label, name in zip(_labels(config.panel), config.panel, strict=True)}
+        self._judges = {
+            label: load_judge(name) for label, name in zip(_labels(config.panel), config.panel, strict=True)
+        }
         self._penalty = config.truncation_penalty
 
     def members(self, prompt: str, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
@@ -134,9 +137,9 @@ class Scorer:
     def __repr__(self) -> str:
         return f"Scorer({self.name})"
 
-    def start(self) -> str:
-        """Answers once the judges are loaded."""
-        return self.name
+    def start(self) -> int:
+        """Answers once the judges are loaded; returns the process id."""
+        return os.getpid()
 
     @ray.method(num_returns=2)
     def score(self, batch: pa.RecordBatch) -> tuple[tuple[GroupSummary, str], pa.RecordBatch]:

@@ -4,6 +4,7 @@ Everything between two checkpoints can be replayed from the buffer, so a lost wo
 """
 
 import json
+import os
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -72,7 +73,7 @@ class TrainLoop:
         snapshot = self._restore()
         if self._rank == 0:
             publication = self._publication(self._learner.policy.published_tensors(), self._canary_logprobs())
-            ray.get(self._conductor.begin.remote(self._learner.version, snapshot, publication))
+            ray.get(self._conductor.begin.remote(self._learner.version, snapshot, publication, os.getpid()))
         steps, every = self._config.loop.steps, self._config.learner.checkpoint_every
         coming = self._order(self._learner.version) if self._learner.version < steps else None
         while coming is not None:

@@ -6,7 +6,7 @@ the same, however often or seldom a system computes them. One thread each, as in
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from actors.policy import Policy
 from actors.prompts import load_prompts
 from actors.records import Candidate, Group, Sampling, VersionSpan, group_id
 from algorithms.objective import build_objective
-from benchmarks.measure import ratios, seconds, take_turns
+from benchmarks.measure import Measurement, ratios, seconds, take_turns
 from benchmarks.models import make_llama
 from benchmarks.plain_training import PlainTrainer
 from benchmarks.results import Figure
@@ -94,14 +94,14 @@ def _compare(name: str, config: AlignConfig, groups: int, turns: int) -> list[Fi
     learner = Learner(config, Policy(config, folder, torch.device("cpu")), objective)
     plain = PlainTrainer(config, Policy(config, folder, torch.device("cpu")), BETA)
     tokens = distinct_tokens(batch)
-    actions = {
+    actions: dict[str, Callable[[], object]] = {
         "ours": lambda: learner.update(batch, alone),
         "plain": lambda: plain.step_by_candidate(batch, SEQUENCES_AT_ONCE // CANDIDATES),
         "pairwise": lambda: plain.step_by_pair(batch, SEQUENCES_AT_ONCE // 2),
     }
-    for action in actions.values():
-        action()
-    rates = take_turns({key: lambda _, act=act: tokens / seconds(act) for key, act in actions.items()}, turns)
+    for warm_up in actions.values():
+        warm_up()
+    rates = take_turns({key: _rate(tokens, action) for key, action in actions.items()}, turns)
     return [
         Figure(name=f"{name}: learner", values=tuple(rates["ours"]), unit="tokens/s"),
         Figure(name=f"{name}: plain loop", values=tuple(rates["plain"]), unit="tokens/s"),
@@ -119,6 +119,10 @@ def _compare(name: str, config: AlignConfig, groups: int, turns: int) -> list[Fi
             note="6 pairs a group",
         ),
     ]
+
+
+def _rate(tokens: int, action: Callable[[], object]) -> Measurement:
+    return lambda _: tokens / seconds(action)
 
 
 def _candidate(generator: np.random.Generator, length: int, vocabulary: int) -> Candidate:

@@ -18,11 +18,13 @@ def vocabulary_and_merges(size: int) -> tuple[dict[str, int], list[tuple[str, st
     """
     from tokenizers import pre_tokenizers
 
-    pairs = list(product(ascii_lowercase, repeat=2))
+    pairs = [(a, b) for a, b in product(ascii_lowercase, repeat=2)]
     triples = [(a + b, c) for a, b, c in product(ascii_lowercase, repeat=3)]
     base = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     if not len(base) <= size <= len(base) + len(pairs) + len(triples):
-        raise ValueError(f"a vocabulary holds {len(base)} to {len(base) + len(pairs) + len(triples)} tokens, not {size}")
+        raise ValueError(
+            f"a vocabulary holds {len(base)} to {len(base) + len(pairs) + len(triples)} tokens, not {size}"
+        )
     merges = [*pairs, *triples][: size - len(base)]
     tokens = [*base, *("".join(merge) for merge in merges)]
     return {token: i for i, token in enumerate(tokens)}, merges

@@ -57,9 +57,9 @@ class PlainTrainer:
         pairs, total = all_pairs(groups), 0.0
         for start in range(0, len(groups), groups_at_once):
             chunk = groups[start : start + groups_at_once]
-            place = {(start + g, k): 0 for g, group in enumerate(chunk) for k in range(len(group.candidates))}
-            place = {key: row for row, key in enumerate(place)}
-            ratios = self._log_ratios([_sequence(groups[g], k) for g, k in place])
+            rows = [(start + g, k) for g, group in enumerate(chunk) for k in range(len(group.candidates))]
+            place = {key: row for row, key in enumerate(rows)}
+            ratios = self._log_ratios([_sequence(groups[g], k) for g, k in rows])
             own = [pair for pair in pairs if start <= pair[0] < start + len(chunk)]
             first = ratios[[place[g, i] for g, i, _ in own]]
             second = ratios[[place[g, j] for g, _, j in own]]
@@ -96,7 +96,8 @@ class PlainTrainer:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._half):
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
         logprobs = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-        return (logprobs * answers[:, 1:]).sum(1)
+        total: Tensor = (logprobs * answers[:, 1:]).sum(1)
+        return total
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[torch.nn.Module]:

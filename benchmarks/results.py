@@ -86,7 +86,9 @@ def write_json(folder: Path, name: str, bound: str, figures: Sequence[Figure], s
 
 def write_markdown(folder: Path, path: Path, order: Sequence[str]) -> None:
     """Write `RESULTS.md` from every benchmark's JSON file in `folder`."""
-    results = [json.loads((folder / f"{name}.json").read_text()) for name in order if (folder / f"{name}.json").exists()]
+    results = [
+        json.loads((folder / f"{name}.json").read_text()) for name in order if (folder / f"{name}.json").exists()
+    ]
     path.write_text(markdown(results), encoding="utf-8")
 
 
@@ -124,7 +126,18 @@ def _machine(result: dict[str, Any]) -> str:
 def _commit(commit: str | None) -> str:
     if commit is None:
         return "unknown"
-    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--", "actors", "algorithms", "workflows", "benchmarks/*.py"]
+    command = [
+        "git",
+        "-C",
+        str(ROOT),
+        "status",
+        "--porcelain",
+        "--",
+        "actors",
+        "algorithms",
+        "workflows",
+        "benchmarks/*.py",
+    ]
     changed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return f"{commit[:12]}{' with changes' if changed else ''}"
 

@@ -74,10 +74,15 @@ def configuration(model: str | Path, overrides: Mapping[str, Any]) -> AlignConfi
 
 def run_loop(config: AlignConfig) -> Run:
     """Run `config` in a run directory of its own, which is removed afterwards."""
+    import ray
+
     from workflows.align import align
 
     with tempfile.TemporaryDirectory(prefix="nashloop-benchmark-") as folder:
-        summary = align(config.model_copy(update={"directory": folder}))
+        try:
+            summary = align(config.model_copy(update={"directory": folder}))
+        finally:
+            ray.shutdown()  # nothing of it may run beside the next measurement
         directory = Path(folder) / config.name
         metrics = _lines(directory / "metrics.jsonl")
         return Run(

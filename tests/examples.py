@@ -18,7 +18,7 @@ TREE: dict[str, Any] = {
     "objective": {"options": {"candidates": 3, "pair_choice": "all"}},
     "loop": {"steps": 4, "batch": 2},
     "rollout": {"max_new_tokens": 16},
-    "scoring": {"panel": ["tests.judges:ascii_share"]},
+    "scoring": {"panel": ["tests.scripted_judges:more_letters"]},
 }
 
 

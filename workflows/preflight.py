@@ -44,19 +44,19 @@ def check_inputs(config: AlignConfig) -> Inputs:
     Raises: `ModelError`, `PromptError` or `ScorerError`, each saying what was asked, found, and what to do.
     """
     Panel(config.scoring)
-    prompts = load_prompts(config.data.prompts)
-    heldout = load_prompts(config.data.heldout) if config.data.heldout else []
+    prompts = _conversations(config.data.prompts, config.data.system)
+    heldout = _conversations(config.data.heldout, config.data.system) if config.data.heldout else ()
     tokenizer = load_tokenizer(resolve_model(config.model.name))
     require_chat_template(tokenizer)
-    rendered = [render_prompt(tokenizer, record.messages) for record in prompts]
-    for prompt_ids in (rendered, [render_prompt(tokenizer, record.messages) for record in heldout]):
+    rendered = [render_prompt(tokenizer, messages) for messages in prompts]
+    for prompt_ids in (rendered, [render_prompt(tokenizer, messages) for messages in heldout]):
         lengths, limit = [len(ids) for ids in prompt_ids], config.rollout.max_new_tokens
         check_lengths(lengths, context=config.model.context, max_new_tokens=limit)
     publication = config.publication
     return Inputs(
         candidates=objective_of(config).sampling.candidates,
-        prompts=tuple(record.messages for record in prompts),
-        heldout=tuple(record.messages for record in heldout),
+        prompts=prompts,
+        heldout=heldout,
         canaries=tuple(tuple(ids[-publication.canary_tokens :]) for ids in rendered[: publication.canaries]),
     )
 
@@ -104,3 +104,11 @@ def demand_table(wanted: Sequence[Demand], nodes: Sequence[tuple[float, float]])
         f"available: {sum(n[0] for n in nodes):g} CPUs, {sum(n[1] for n in nodes):g} GPUs on {len(nodes)} nodes"
     )
     return "\n".join(lines)
+
+
+def _conversations(path: str, system: str | None) -> tuple[tuple[Message, ...], ...]:
+    conversations = [record.messages for record in load_prompts(path)]
+    if system is None:
+        return tuple(conversations)
+    first: Message = {"role": "system", "content": system}
+    return tuple(m if m[0]["role"] == "system" else (first, *m) for m in conversations)

@@ -1,4 +1,4 @@
-"""Groups wait in the buffer until they were trained, are shared out without loss, and are on disk exactly as trained."""
+"""Groups wait until they were trained, are shared out without loss, and are on disk exactly as trained."""
 
 import asyncio
 import resource
@@ -212,7 +212,10 @@ def test_a_run_that_goes_back_forgets_what_came_later(tmp_path: Path) -> None:
             await buffer.trained(version)
         reborn = ExperienceBuffer(str(tmp_path))
         await reborn.begin(2)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["version-00000000.parquet", "version-00000001.parquet"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "version-00000000.parquet",
+            "version-00000001.parquet",
+        ]
         undone = soon(reborn.take(2, 0, 1))
         await asyncio.sleep(0.01)
         assert not undone.done(), "version 2 has to be generated again"

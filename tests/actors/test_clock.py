@@ -48,8 +48,13 @@ def test_overlapping_work_counts_once() -> None:
 def test_work_that_fails_stops_counting() -> None:
     hand = Hand()
     clock = BusyClock(hand)
-    with pytest.raises(KeyError), clock.busy():
-        hand.time += 1
-        raise KeyError
+
+    def work() -> None:
+        with clock.busy():
+            hand.time += 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
     hand.time += 10
     assert clock.seconds() == 1

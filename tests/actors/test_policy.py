@@ -1,4 +1,4 @@
-"""The learner's policy gives the log-probabilities of a plain forward pass, and saves a folder that anything can load."""
+"""The policy gives the log-probabilities of a plain forward pass, and saves a folder that anything can load."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Promise 4: weights that did not arrive bit for bit, or that compute something else, are an error with both numbers."""
+"""Promise 4: weights that did not arrive bit for bit, or compute something else, are an error with both numbers."""
 
 import math
 

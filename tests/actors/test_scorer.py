@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from tests.examples import candidate, group
 
 
 def scoring(*judges: str, **changes: Any) -> ScoringConfig:
-    return ScoringConfig(panel=tuple(f"tests.judges:{judge}" for judge in judges), **changes)
+    return ScoringConfig(panel=tuple(f"tests.scripted_judges:{judge}" for judge in judges), **changes)
 
 
 def of_texts(*texts: str, truncated: tuple[int, ...] = ()) -> Group:
@@ -29,7 +29,8 @@ def verdict(found: Group, *judges: str, **changes: Any) -> np.ndarray:
 
 
 def score(scorer: Scorer, found: Group) -> tuple[GroupSummary, str, pa.RecordBatch]:
-    (summary, detail), batch = scorer.score(to_arrow([found]))
+    # Ray's decorator types the method as a remote one; on the object itself it is an ordinary call.
+    (summary, detail), batch = cast(Any, scorer).score(to_arrow([found]))
     return summary, detail, batch
 
 
@@ -43,9 +44,9 @@ def test_one_judge_keeps_its_probabilities() -> None:
 def test_several_judges_vote() -> None:
     texts = of_texts("a!!!!", "aaa")
     assert verdict(texts, "longer")[0, 1] == 1
-    assert verdict(texts, "ascii_share")[0, 1] == 0
-    assert verdict(texts, "longer", "ascii_share")[0, 1] == 0.5
-    assert verdict(texts, "longer", "ascii_share", "confident")[0, 1] == 1
+    assert verdict(texts, "more_letters")[0, 1] == 0
+    assert verdict(texts, "longer", "more_letters")[0, 1] == 0.5
+    assert verdict(texts, "longer", "more_letters", "confident")[0, 1] == 1
 
 
 def test_the_majority_of_rankings_may_be_a_cycle() -> None:
@@ -73,7 +74,7 @@ def test_a_judge_may_itself_be_intransitive() -> None:
 )
 def test_a_judge_that_misbehaves_rejects_the_group_by_name(judge: str, name: str, detail: str) -> None:
     texts = of_texts("aaa", "", "bb")
-    for panel in ([judge], ["longer", "ascii_share", judge]):
+    for panel in ([judge], ["longer", "more_letters", judge]):
         with pytest.raises(Rejection, match=detail) as raised:
             verdict(texts, *panel)
         assert raised.value.name == name
@@ -100,7 +101,7 @@ def test_truncation_costs_what_the_configuration_says() -> None:
         penalty: verdict(texts, "longer", truncation_penalty=penalty)[0, 1] for penalty in (0.0, 0.25, 1.0)
     }
     assert first_against_second == {0.0: 1.0, 0.25: 0.75, 1.0: 0.0}
-    panel = ("longer", "confident", "ascii_share")
+    panel = ("longer", "confident", "more_letters")
     assert verdict(texts, *panel, truncation_penalty=0.0)[0, 2] == 1
     assert verdict(texts, *panel, truncation_penalty=1.0)[0, 2] == 0
     assert verdict(texts, *panel)[0, 2] == 0, "a cut answer loses unless the configuration says otherwise"
@@ -110,34 +111,34 @@ def test_truncation_costs_what_the_configuration_says() -> None:
 def test_judges_with_the_same_function_name_both_vote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other_judges.py").write_text("def longer(prompt, first, second):\n    return 0.5\n")
     monkeypatch.syspath_prepend(tmp_path)
-    panel = Panel(ScoringConfig(panel=("tests.judges:longer", "other_judges:longer")))
+    panel = Panel(ScoringConfig(panel=("tests.scripted_judges:longer", "other_judges:longer")))
     members = panel.members("question", ["aaa", "a"])
     assert {name: matrix[0, 1] for name, matrix in members.items()} == {
-        "tests.judges:longer": 1.0,
+        "tests.scripted_judges:longer": 1.0,
         "other_judges:longer": 0.5,
     }
 
 
 def test_a_judge_has_one_vote() -> None:
     with pytest.raises(ScorerError, match="names a judge twice"):
-        Panel(scoring("longer", "longer", "ascii_share"))
+        Panel(scoring("longer", "longer", "more_letters"))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tests.judges", "'tests.judges' is not of the form module:function"),
-        ("tests.judges:", "is not of the form module:function"),
+        ("tests.scripted_judges", "'tests.scripted_judges' is not of the form module:function"),
+        ("tests.scripted_judges:", "is not of the form module:function"),
         ("tests.no_such_file:judge", "importing tests.no_such_file failed: ModuleNotFoundError"),
-        ("tests.judges:warmness", r"tests.judges has no function 'warmness'; it has \['ascii_share'"),
-        ("tests.judges:not_a_function", "has no function 'not_a_function'"),
+        ("tests.scripted_judges:warmness", r"tests.scripted_judges has no function 'warmness'; it has \['longer'"),
+        ("tests.scripted_judges:not_a_function", "has no function 'not_a_function'"),
     ],
 )
 def test_a_judge_that_cannot_be_loaded_is_named(name: str, message: str) -> None:
     with pytest.raises(ScorerError, match=message):
         load_judge(name)
     with pytest.raises(ScorerError, match=message):
-        Panel(ScoringConfig(panel=("tests.judges:longer", name)))
+        Panel(ScoringConfig(panel=("tests.scripted_judges:longer", name)))
 
 
 def test_a_module_that_fails_on_import_is_named_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,12 +160,12 @@ def test_judges_read_the_last_question() -> None:
 
 
 def test_comparison_is_seen_from_the_new_policy() -> None:
-    scorer = Scorer("scorer-0", scoring("longer", "ascii_share", "confident"))
+    scorer = Scorer("scorer-0", scoring("longer", "more_letters", "confident"))
     start, final = of_texts("aa", "a!!", "x"), of_texts("aaaa", "aa", "y")
     found = scorer.compare(to_arrow([start]), to_arrow([final]))
     assert found.probability == pytest.approx((1 + 0 + 0.5) / 3)
     assert found.ties == pytest.approx(1 / 3)
-    assert found.judges["ascii_share"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert found.judges["more_letters"] == pytest.approx((1 + 1 + 0.5) / 3)
     assert found.judges["confident"] == pytest.approx((0.8 + 0.2 + 0.5) / 3)
     assert (found.prompt, found.start, found.final) == ("question", "aa", "aaaa")
     assert found.length == 2

@@ -1,6 +1,5 @@
 """A packed row with shared prompts computes what separate rows compute, token by token."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,7 +54,8 @@ def packed(model: Any, layout: Layout, with_mask: bool) -> torch.Tensor:
         attention_mask=layout.attention_mask()[None, None] if with_mask else None,
         use_cache=False,
     ).logits[0]
-    return logits.log_softmax(-1)[layout.predictor, layout.targets]
+    logprobs: torch.Tensor = logits.log_softmax(-1)[layout.predictor, layout.targets]
+    return logprobs
 
 
 @pytest.mark.parametrize(("share_prompts", "with_mask"), [(True, True), (False, True), (False, False)])

@@ -1,0 +1,38 @@
+"""What all tests share: one thread a process, fast tests first, a tiny model with prompts for those that need one."""
+
+import os
+
+# Before torch is imported: two processes with two threads each are far slower on two cores than with one each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
+from pathlib import Path
+
+import pytest
+
+PROMPTS = 40
+HELDOUT = 12
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs no engine runs first, so that most faults show within seconds."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random model with tied embeddings and a byte tokenizer."""
+    from tests.tiny import make_model
+
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def prompt_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths of `prompts` and `heldout`."""
+    folder = tmp_path_factory.mktemp("prompts")
+    counts = {"prompts": PROMPTS, "heldout": HELDOUT}
+    for name, count in counts.items():
+        lines = [json.dumps({"prompt": f"{name}: say {i} things"}) for i in range(count)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {name: str(folder / f"{name}.jsonl") for name in counts}
