@@ -222,3 +222,17 @@ def test_a_run_that_goes_back_forgets_what_came_later(tmp_path: Path) -> None:
         undone.cancel()
 
     asyncio.run(scenario())
+
+
+def test_a_batch_that_cannot_take_its_name_leaves_no_half_file(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        buffer = await filled(tmp_path, random_groups(1))
+        await buffer.release(0, [0])
+        taken = tmp_path / "version-00000000.parquet"
+        taken.mkdir()
+        with pytest.raises(OSError, match="directory"):
+            await buffer.trained(0)
+        assert list(tmp_path.iterdir()) == [taken]
+        assert await buffer.held() == 1
+
+    asyncio.run(scenario())

@@ -12,7 +12,7 @@ import torch
 from actors.rollout import RolloutEngine, engine_environment
 from tests.loop.support import RUNS, Outcome, Runs, wanted
 
-CPUS = 16
+CPUS = 12
 """Logical ones: what is tested is the loop, not the speed."""
 
 

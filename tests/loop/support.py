@@ -27,7 +27,7 @@ BASE: dict[str, Any] = {
     "objective": {"name": "online_dpo", "options": {"beta": 0.1, "candidates": 3, "pair_choice": "all"}},
     "loop": {"steps": 6, "batch": 4, "eta": 0},
     "rollout": {"max_new_tokens": 16, "max_sequences": 64},
-    "scoring": {"panel": ["tests.judges:ascii_share"], "truncation_penalty": 0},
+    "scoring": {"panel": ["tests.judges:ascii_share"], "truncation_penalty": 0, "cpus": 0},
     "learner": {"method": "full", "autocast": False, "learning_rate": 1e-3, "checkpoint_every": 2},
     "evaluation": {"final_prompts": 12},
     "deadlines": {"start": 240, "generate": 60, "score": 60, "publish": 90, "batch": 240, "step": 120},

@@ -16,8 +16,8 @@ from actors.scorer import Panel, prompt_text
 from algorithms.prompt_order import prompt_at
 from tests.loop.support import Outcome, Runs, load_weights, same_weights
 from tests.loop.test_publication import publication
-from workflows.preflight import check_inputs
 from workflows.config import objective_of
+from workflows.preflight import check_inputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -48,7 +48,7 @@ def plain_loop(config: AlignConfig, engine: Any) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in policy.parameters().items()}
 
 
-def test_eta_0_is_the_synchronous_loop(synchronous: Outcome, runs: Runs, engine: Any) -> None:
+def test_eta_0_is_the_synchronous_loop(engine: Any, synchronous: Outcome, runs: Runs) -> None:
     plain = plain_loop(runs.config("synchronous"), engine)
     assert same_weights(synchronous.succeeded().weights(), plain)
 
