@@ -60,6 +60,7 @@ class Conductor:
         self._version = -1
         self._summaries: dict[int, GroupSummary] = {}
         self._batches: dict[int, list[int]] = {}
+        self._trained_versions: dict[int, asyncio.Event] = {}
         self._failure: str | None = None
         self._finished = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -150,7 +151,9 @@ class Conductor:
         if self._version >= 0:
             self._record.event("learner_restarted", version=version)
             return
-        if snapshot is not None:
+        if snapshot is None:
+            self._record.begin()
+        else:
             self._ledger = Ledger.restore(snapshot["ledger"])
             self._record.resume(snapshot["record"], version)
             self._record.event("resumed", version=version, **self._ledger.counts())
@@ -171,6 +174,7 @@ class Conductor:
         if version <= self._version:
             return
         indices = self._batches.pop(version - 1)
+        self._trained_versions[version - 1].set()
         self._version = version
         self._ledger.train(indices)
         for index in indices:
@@ -225,6 +229,7 @@ class Conductor:
 
     def _release(self, version: int, indices: list[int]) -> None:
         self._batches[version] = indices
+        self._trained_versions[version] = asyncio.Event()
         self._ledger.release(indices)
         self._record.released(version, [self._summaries[i].oldest_version for i in indices], self._busy())
         self._spawn(self._hand_over(version, indices))
@@ -233,9 +238,9 @@ class Conductor:
         """Give a batch to the learner and expect its update."""
         deadlines = self._config.deadlines
         await within(deadlines.score, self._buffer.release.remote(version, indices), "the buffer to release a batch")
-        await asyncio.sleep(deadlines.step)
-        if self._version <= version and not self._finished.is_set():
-            await self._fail(f"waited {deadlines.step:g} s for the learner to train version {version} (deadlines.step)")
+        what = f"the learner to train version {version} (deadlines.step)"
+        await within(deadlines.step, self._trained_versions[version].wait(), what)
+        del self._trained_versions[version]
 
     async def _write_batch(self, version: int) -> None:
         try:

@@ -78,7 +78,8 @@ class Learner:
         sums = Sums()
         for item in work:
             sums.add_group(item)
-        pairs = int(add(torch.tensor(float(sum(len(item.pairs.first) for item in work)))).item())
+        own = float(sum(len(item.pairs.first) for item in work))
+        pairs = int(add(torch.tensor(own, device=self.policy.device)).item())
         trained = [item for item in work if len(item.pairs.first)]
         lengths, single = [item.tokens for item in trained], [[i] for i in range(len(trained))]
         order = pack(lengths, single, self._config.learner.token_budget)
@@ -87,7 +88,7 @@ class Learner:
         rate = self._set_rate()
         norm = self._step(add) if pairs else 0.0
         self.version += 1
-        metrics = sums.metrics(add)
+        metrics = sums.metrics(add, self.policy.device)
         metrics |= {
             "gradient_norm": norm,
             "clipped": float(norm > self._config.learner.gradient_clip),
@@ -231,9 +232,9 @@ class Sums:
             trained_tokens=tokens,
         )
 
-    def metrics(self, add: SumOverWorkers) -> dict[str, float]:
+    def metrics(self, add: SumOverWorkers, device: torch.device) -> dict[str, float]:
         """Means over the whole batch, over all workers."""
-        total = add(torch.tensor([self._values[name] for name in self.NAMES], dtype=torch.float64))
+        total = add(torch.tensor([self._values[name] for name in self.NAMES], dtype=torch.float64, device=device))
         value = dict(zip(self.NAMES, total.tolist(), strict=True))
         pairs, sequences = max(value["pairs"], 1.0), max(value["sequences"], 1.0)
         return {

@@ -117,15 +117,14 @@ def verify_canaries(
 ) -> tuple[float, float]:
     """Compare the engine's most likely next tokens with what the learner gives to the same tokens, in nats.
 
-    Returns: KL estimate and largest absolute difference between engine and learner.
+    Returns: KL(engine || learner) a token over those tokens, the canaries' mean, and the largest absolute difference.
     Raises: `PublicationError` with both numbers where their mean absolute difference exceeds `tolerance`.
     """
-    pairs = [
-        (value, learner.get(token, float("-inf")))
+    compared = [
+        torch.tensor([(value, learner.get(token, float("-inf"))) for token, value in found.items()]).double()
         for found, learner in zip(engine, publication.canary_logprobs, strict=True)
-        for token, value in found.items()
     ]
-    engine_all, learner_all = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+    engine_all, learner_all = torch.cat(compared).unbind(1)
     difference = (engine_all - learner_all).abs().mean().item()
     if not difference <= tolerance:
         raise PublicationError(
@@ -133,4 +132,5 @@ def verify_canaries(
             f"(learner {learner_all.mean():.4f}, engine {engine_all.mean():.4f}; tolerance {tolerance:.4g}): "
             "the engine does not run the weights that the learner published"
         )
-    return mismatch(engine_all, learner_all)
+    kls, largest = zip(*(mismatch(*pairs.unbind(1)) for pairs in compared), strict=True)
+    return sum(kls) / len(kls), max(largest)

@@ -114,6 +114,10 @@ class RunRecord:
             "goal_seconds": self._goal_seconds,
         }
 
+    def begin(self) -> None:
+        """Start at version 0; what an earlier life measured before its first checkpoint is measured again."""
+        self._journal.rewind(-1)
+
     def resume(self, snapshot: dict[str, Any], version: int) -> None:
         """Go on from a snapshot that was taken at `version`."""
         self._figures = Figures.restore(snapshot["figures"])

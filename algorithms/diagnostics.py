@@ -32,15 +32,17 @@ def overlap_efficiency(busy_generation: float, busy_learning: float, wall: float
 
 
 def mismatch(engine_logprobs: Tensor, learner_logprobs: Tensor) -> tuple[float, float]:
-    """(KL(engine || learner) by k3 in nats per token, largest absolute difference in nats).
+    """(KL(engine || learner) in nats, largest absolute difference in nats) on the engine's most likely tokens.
 
-    Both [N], on the same tokens, which the engine sampled, at the same temperature. A value that is not
-    finite shows in the result.
+    Both [N], log-probabilities of the same tokens of one next-token distribution. Each term of the KL is weighted by
+    the engine's probability and is non-negative (k3), so tokens left out can only be missing from the sum. A value
+    that is not finite shows in the result.
     """
     if engine_logprobs.shape != learner_logprobs.shape or engine_logprobs.numel() == 0:
         raise ValueError(
             "need log-probabilities of the same tokens, at least one: "
             f"engine {tuple(engine_logprobs.shape)}, learner {tuple(learner_logprobs.shape)}"
         )
-    log_ratio = learner_logprobs.detach().double() - engine_logprobs.detach().double()
-    return float(k3(log_ratio).mean()), float(log_ratio.abs().max())
+    engine = engine_logprobs.detach().double()
+    log_ratio = learner_logprobs.detach().double() - engine
+    return float((engine.exp() * k3(log_ratio)).sum()), float(log_ratio.abs().max())

@@ -86,8 +86,12 @@ class RunDirectory:
         resolved = self._config.model_dump(mode="json")
         if not path.exists():
             part = path.with_suffix(".part")
-            part.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
-            part.rename(path)
+            try:
+                part.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+                part.rename(path)
+            except OSError as error:
+                self.close()
+                raise RunDirectoryError(f"{path} can't be written: {error.strerror}") from None
             return
         differing = list(_differences(yaml.safe_load(path.read_text(encoding="utf-8")), resolved))
         if differing:

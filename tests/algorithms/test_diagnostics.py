@@ -52,8 +52,14 @@ def test_mismatch_is_zero_exactly_when_both_agree_and_measures_a_known_shift() -
     assert mismatch(engine, engine.clone()) == (0.0, 0.0)
     kl, worst = mismatch(engine, engine + torch.tensor([0.0, -0.25, 0.125]))
     assert worst == 0.25
-    expected = (math.exp(-0.25) - 1 + 0.25 + math.exp(0.125) - 1 - 0.125) / 3
-    assert kl == pytest.approx(expected, rel=1e-12)
+    first, second = math.exp(-2.0) * (math.exp(-0.25) - 1 + 0.25), math.exp(-0.5) * (math.exp(0.125) - 1 - 0.125)
+    assert kl == pytest.approx(first + second, rel=1e-12)
+
+
+def test_mismatch_over_a_whole_distribution_is_its_kl() -> None:
+    engine = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    learner = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    assert mismatch(engine.log(), learner.log())[0] == pytest.approx(0.3 * math.log(2.5), rel=1e-12)
 
 
 def test_mismatch_shows_what_is_not_finite_and_refuses_what_cannot_be_compared() -> None:
