@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from actors.buffer import ExperienceBuffer
+from actors.buffer import ExperienceBuffer, RunStopped
 from actors.config import AlignConfig
 from actors.deadlines import DeadlineExceeded, within
 from actors.evaluation import Evaluator
@@ -64,6 +64,7 @@ class Conductor:
         self._failure: str | None = None
         self._finished = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
         self._samples: list[Comparison] = []
         self._last_detail = ""
         self._publisher = Publisher(config, self._loaded)
@@ -181,7 +182,9 @@ class Conductor:
             summary = self._summaries.pop(index)
             self._record.event("trained", group=summary.id, version=version - 1, sampled=summary.oldest_version)
         self._record.step(version, metrics, self._busy(), self._ledger.counts())
-        self._spawn(self._write_batch(version - 1))
+        writing = self._spawn(self._write_batch(version - 1))
+        self._writes.add(writing)
+        writing.add_done_callback(self._writes.discard)
         self._plan_evaluation()
         self._advance()
 
@@ -191,7 +194,14 @@ class Conductor:
             await self._publisher.publish(publication, blocked)
 
     async def snapshot(self) -> dict[str, Any]:
-        """What a resumed run needs besides the learner's own state."""
+        """What a resumed run needs besides the learner's own state.
+
+        Raises: `RunStopped` when the run was stopped.
+        """
+        # What the ledger of a checkpoint calls trained has to be on disk: nothing would write it after a resume.
+        await asyncio.gather(*self._writes)
+        if self._failure:
+            raise RunStopped(self._failure)
         return {"ledger": self._ledger.snapshot(), "record": self._record.snapshot()}
 
     # ---- admission and batches ------------------------------------------------------------------------------
@@ -408,8 +418,10 @@ class Conductor:
         if self._version < 0:
             await self._fail(f"waited {deadline:g} s for the learner's workers to start (deadlines.start)")
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._watch(asyncio.create_task(work))
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._watch(task)
+        return task
 
     def _watch(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.add(task)

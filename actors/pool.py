@@ -54,7 +54,10 @@ class Member:
 
 
 class Pool:
-    """`create(name)` makes an actor whose method `start` returns its process id; `prepare(member)` makes it fit to serve."""
+    """Members that are kept alive.
+
+    `create(name)` makes an actor whose method `start` returns its process id; `prepare(member)` makes it fit to serve.
+    """
 
     def __init__(
         self,

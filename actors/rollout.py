@@ -5,11 +5,13 @@ requests are half generated: generation pauses, keeps its requests, and goes on;
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +158,7 @@ class RolloutEngine:
 
         Raises: `PublicationError` when a checksum or the canaries disagree with the learner.
         """
-        async with self._loading:
+        async with self._loading, self._while_alive():
             began = time.monotonic()
             folder = self._unpack(publication)
             paused = time.monotonic()
@@ -241,14 +243,22 @@ class RolloutEngine:
         # The salt keeps prefixes that older weights computed out of new requests.
         prompt = {"prompt_token_ids": list(token_ids), "cache_salt": str(self._version)}
         last = None
-        try:
+        async with self._while_alive():
             async for output in self._engine.generate(prompt, sampling, name, lora_request=self._adapter()):
                 last = output
+        return last
+
+    @contextlib.asynccontextmanager
+    async def _while_alive(self) -> AsyncIterator[None]:
+        """Tell errors of the work from the end of vLLM's own processes, which asks for another engine."""
+        try:
+            yield
+        except Broken:
+            raise
         except Exception as error:
             if self._engine.errored:
                 raise Broken(f"{self.name}: vLLM stopped: {error}") from error
             raise
-        return last
 
     async def _canary(self, canary: Canary) -> dict[int, float]:
         """The engine's most likely next tokens, with their log-probabilities in nats."""

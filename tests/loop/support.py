@@ -49,7 +49,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "two_workers": {"learner": {"workers": 2}},
     "adapters": {"learner": {"method": "lora", "lora": {"rank": 4}, "learning_rate": 1e-2}, "loop": {"eta": 1}},
     "misbehaving": {
-        "loop": {"eta": 1},
+        "loop": {"steps": 5, "eta": 1},
         "data": {"prompts": "faulty"},
         "scoring": {"panel": ["tests.judges:misbehaving"], "scorers": 2, "attempts": 2, "max_rejected_share": 0.9},
         "deadlines": {"score": 4},

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def vllm_processes(engine: psutil.Process) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def bereaved(runs: Runs) -> Iterator[tuple[Outcome, list[psutil.Process]]]:
+def bereaved(runs: Runs) -> tuple[Outcome, list[psutil.Process]]:
     """A run that loses a scorer, an engine, vLLM's process of another engine, and a learner worker."""
     future = runs.start("bereaved", **CHANGES)
     watcher = Watcher(runs.folder / "bereaved")
@@ -69,7 +68,7 @@ def bereaved(runs: Runs) -> Iterator[tuple[Outcome, list[psutil.Process]]]:
     (core,) = vllm_processes(second)[:1]
     core.send_signal(signal.SIGKILL)
     watcher.process("learner").send_signal(signal.SIGKILL)
-    yield future.result(timeout=500), orphans
+    return future.result(timeout=500), orphans
 
 
 def test_the_run_goes_on(bereaved: tuple[Outcome, list[psutil.Process]]) -> None:

@@ -1,7 +1,6 @@
 """Promise 4: a publication is proved; weights that arrive altered, or not at all, stop the run with both numbers."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest

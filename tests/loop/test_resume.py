@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def second_driver(runs: Runs) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def killed(runs: Runs, cluster: str, second_driver: dict[str, Any]) -> Iterator[Outcome]:
+def killed(runs: Runs, cluster: str, second_driver: dict[str, Any]) -> Outcome:
     """A synchronous run whose driver is killed with SIGKILL half-way, and the same command again."""
     file, config = runs.config_file("killed", **SLOW), runs.config("killed", **SLOW)
     path = runs.folder / "killed"
@@ -58,7 +57,7 @@ def killed(runs: Runs, cluster: str, second_driver: dict[str, Any]) -> Iterator[
         second_driver["checkpoints"] = sorted(entry.name for entry in (path / "checkpoints").glob("version-*"))
         again = subprocess.run(command(file, cluster), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, timeout=500)
     error = RuntimeError((runs.folder / "killed.log").read_text()) if again.returncode else None
-    yield Outcome(config=config, error=error, seconds=0.0)
+    return Outcome(config=config, error=error, seconds=0.0)
 
 
 def test_a_killed_run_ends_with_the_weights_of_one_never_killed(killed: Outcome, synchronous: Outcome) -> None:

@@ -1,0 +1,125 @@
+"""Promise 6: nothing hangs and nothing is swallowed: judges that fail, clusters too small, a disk that is full."""
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.loop.support import Outcome, Runs, same_weights
+from workflows.align import RunFailed, align
+from workflows.preflight import ResourceError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def prompt(message: dict[str, str]) -> str:
+    """The fault that a prompt names."""
+    return message["content"].partition(" ")[0]
+
+
+def test_groups_that_cannot_be_scored_are_rejected_with_the_reason(misbehaving: Outcome) -> None:
+    summary = misbehaving.succeeded().summary
+    details = {event["reason"]: event["detail"] for event in misbehaving.events("rejected")}
+    assert details.keys() == {"scorer_error", "invalid_preference", "scorer_lost"}
+    assert "misbehaving raised ValueError: this judge refuses" in details["scorer_error"]
+    assert "judge misbehaving" in details["invalid_preference"]
+    assert "(deadlines.score)" in details["scorer_lost"]
+    assert summary["rejections"] == Counter(event["reason"] for event in misbehaving.events("rejected"))
+    assert summary["rejections"]["invalid_preference"] >= 2, "a judge that returns NaN, and one that contradicts itself"
+
+
+def test_rejected_groups_are_counted_and_never_trained(misbehaving: Outcome) -> None:
+    loop, ledger = misbehaving.succeeded().config.loop, misbehaving.summary["ledger"]
+    assert ledger["trained"] == loop.steps * loop.batch
+    assert ledger["in_flight"] == 0
+    assert ledger["admitted"] == ledger["trained"] + ledger["rejected"]
+    admitted = [event["group"] for event in misbehaving.events("admitted")]
+    ended = [event["group"] for event in misbehaving.events("trained", "rejected")]
+    assert sorted(admitted) == sorted(ended)
+    assert len(set(admitted)) == ledger["admitted"]
+    assert {prompt(group.messages[-1]) for _, group in misbehaving.trained()} == {"good"}
+
+
+def test_a_scorer_that_hangs_is_replaced(misbehaving: Outcome) -> None:
+    hung = misbehaving.succeeded().summary["rejections"]["scorer_lost"]
+    assert misbehaving.summary["restarts"]["scorers"] == 2 * hung, "each such group is tried twice"
+
+
+def test_too_many_rejections_stop_the_run(refusing: Outcome) -> None:
+    assert isinstance(refusing.error, RunFailed)
+    message = str(refusing.error)
+    assert "scoring.max_rejected_share" in message
+    assert "{'scorer_error':" in message
+    assert "ValueError: this judge refuses" in message
+    ledger = refusing.summary["ledger"]
+    assert ledger["rejected"] > 0
+    assert ledger["admitted"] == ledger["trained"] + ledger["rejected"] + ledger["in_flight"]
+
+
+def test_a_cluster_that_is_too_small_is_refused_at_once(runs: Runs) -> None:
+    config = runs.config("too_large", rollout={"engines": 3, "cpus": 50}, learner={"workers": 2})
+    began = time.monotonic()
+    with pytest.raises(ResourceError) as refused:
+        align(config)
+    assert time.monotonic() - began < 10
+    message = str(refused.value)
+    assert "the cluster can't hold the rollout plane" in message
+    assert "demanded:  152 CPUs" in message
+    assert "available: 12 CPUs" in message
+    assert not (runs.folder / "too_large" / "events.jsonl").exists(), "a plane was started"
+
+
+@dataclass(frozen=True)
+class FullDisk:
+    """A run whose disk was full, and the same run once there was space."""
+
+    stopped: Outcome
+    status: str
+    left: list[str]
+    resumed: Outcome
+
+
+@pytest.fixture(scope="module")
+def full_disk(runs: Runs) -> Iterator[FullDisk]:
+    """The experience folder lies on a file system of 40 KiB, which is then made larger."""
+    config = runs.config("full_disk")
+    folder = runs.folder / "full_disk" / "experience"
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs more rights")
+    try:
+        stopped = runs.run(config)
+        status = json.loads((stopped.path / "summary.json").read_text())["status"]
+        left = sorted(path.name for path in folder.iterdir())
+        for name in left:
+            assert pq.read_table(folder / name).num_rows == config.loop.batch
+        subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
+        yield FullDisk(stopped, status, left, runs.run(config))
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_says_so(full_disk: FullDisk) -> None:
+    assert isinstance(full_disk.stopped.error, RunFailed)
+    message = str(full_disk.stopped.error)
+    assert "writing the experience of version" in message
+    assert "No space left on device" in message
+    assert "free some space and start the run again" in message
+    assert full_disk.status == "failed"
+    assert full_disk.left, "what was written before is kept"
+    assert all(Path(name).suffix == ".parquet" for name in full_disk.left)
+
+
+def test_with_space_the_run_goes_on_where_it_was(full_disk: FullDisk, synchronous: Outcome) -> None:
+    resumed = full_disk.resumed.succeeded()
+    assert resumed.events("resumed")[0]["version"] > 0
+    trained = resumed.trained()
+    assert len(trained) == len({group.id for _, group in trained}) == resumed.summary["ledger"]["trained"] == 24
+    assert same_weights(resumed.weights(), synchronous.succeeded().weights())
