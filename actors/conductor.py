@@ -64,7 +64,7 @@ class Conductor:
         self._failure: str | None = None
         self._finished = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._writes: set[asyncio.Task[None]] = set()
+        self._due: set[asyncio.Task[None]] = set()
         self._samples: list[Comparison] = []
         self._last_detail = ""
         self._publisher = Publisher(config, self._loaded)
@@ -162,7 +162,7 @@ class Conductor:
         self._version = version
         if self._evaluator:
             await self._publisher.hold(version)
-            self._spawn(self._sample_start())
+            self._owe(self._sample_start())
         await self._publisher.publish(publication, 0.0)
         for index in self._ledger.in_flight:
             self._spawn(self._process(index))
@@ -182,9 +182,7 @@ class Conductor:
             summary = self._summaries.pop(index)
             self._record.event("trained", group=summary.id, version=version - 1, sampled=summary.oldest_version)
         self._record.step(version, metrics, self._busy(), self._ledger.counts())
-        writing = self._spawn(self._write_batch(version - 1))
-        self._writes.add(writing)
-        writing.add_done_callback(self._writes.discard)
+        self._owe(self._write_batch(version - 1))
         self._plan_evaluation()
         self._advance()
 
@@ -198,8 +196,8 @@ class Conductor:
 
         Raises: `RunStopped` when the run was stopped.
         """
-        # What the ledger of a checkpoint calls trained has to be on disk: nothing would write it after a resume.
-        await asyncio.gather(*self._writes)
+        # A resumed run can neither write what was trained before its checkpoint nor sample from the start again.
+        await asyncio.gather(*self._due)
         if self._failure:
             raise RunStopped(self._failure)
         return {"ledger": self._ledger.snapshot(), "record": self._record.snapshot()}
@@ -422,6 +420,12 @@ class Conductor:
         task = asyncio.create_task(work)
         self._watch(task)
         return task
+
+    def _owe(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin something that has to be on disk before the next checkpoint is."""
+        task = self._spawn(work)
+        self._due.add(task)
+        task.add_done_callback(self._due.discard)
 
     def _watch(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.add(task)

@@ -50,6 +50,8 @@ class Member:
     def lose(self, handle: Any) -> None:
         """Ask for a replacement of the actor `handle`, unless another one has already taken its place."""
         if handle is self.handle:
+            # At once: what was with it would otherwise be given to it again, and use up its attempts.
+            self.ready = False
             self.lost.set()
 
 
@@ -101,7 +103,7 @@ class Pool:
                 yield member
         except LOSSES as error:
             member.lose(handle)
-            raise MemberLost(f"{member.name}: {error}") from error
+            raise MemberLost(f"{member.name}: {_reason(error)}") from error
         finally:
             member.load -= 1
             self._signal()
@@ -158,8 +160,14 @@ class Pool:
                 except TimeoutError:
                     await within(self._start_deadline, member.handle.start.remote(), f"{member.name}'s heartbeat")
         except LOSSES as error:
-            return str(error).splitlines()[0]
+            return _reason(error)
         return "lost while it had work"
 
     def _signal(self) -> None:
         self._changed.set()
+
+
+def _reason(error: BaseException) -> str:
+    """One line, without the trace that Ray wraps around an actor's error."""
+    cause = getattr(error, "cause", None)
+    return str(cause if isinstance(cause, BaseException) else error).partition("\n")[0]

@@ -26,11 +26,15 @@ class Publisher:
         self._blocked_seconds = 0.0
         self._reports: dict[int, dict[str, LoadReport]] = {}
         self._changed = asyncio.Condition()
+        self._served = -1
         self._held_at: int | None = None
+        self._held: Publication | None = None
 
     async def publish(self, publication: Publication, blocked_seconds: float) -> None:
         """Offer a version; `blocked_seconds` is what it cost the learner."""
         async with self._changed:
+            if self._held_at is not None and publication.version <= self._held_at:
+                self._held = publication
             self._newest = publication
             self._sent_at = time.monotonic()
             self._blocked_seconds = blocked_seconds
@@ -39,12 +43,17 @@ class Publisher:
     async def hold(self, version: int | None) -> None:
         """Let no engine go beyond `version` for now; none lets them go on."""
         async with self._changed:
-            self._held_at = version
+            self._held_at, self._held = version, None
             self._changed.notify_all()
 
     async def prepare(self, member: Member) -> None:
-        """Load the newest version into a fresh engine, waiting for the first one if need be."""
+        """Load the newest version into a fresh engine, waiting for the first one if need be.
+
+        Groups may have been admitted for any version that some engine served; none is sampled from older weights.
+        """
         await self._load(member, fresh=True)
+        while member.version < self._served:
+            await self._load(member, fresh=True)
 
     async def follow(self, member: Member) -> None:
         """Keep one engine at the newest version, for ever."""
@@ -76,12 +85,13 @@ class Publisher:
     async def _load(self, member: Member, fresh: bool) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: self._newest is not None)
-        publication = self._newest
+        publication = self._held or self._newest
         assert publication is not None
         asked = time.monotonic()
         what = f"{member.name} to load version {publication.version} (deadlines.publish)"
         report = await within(self._deadlines.publish, member.handle.load.remote(publication), what)
         member.version = publication.version
+        self._served = max(self._served, publication.version)
         self._account(report, asked if fresh else self._sent_at)
         async with self._changed:
             self._changed.notify_all()

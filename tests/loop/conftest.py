@@ -19,7 +19,7 @@ CPUS = 12
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """Address of a local cluster with room for several runs."""
-    context = ray.init(
+    context: Any = ray.init(
         num_cpus=CPUS,
         include_dashboard=False,
         log_to_driver=False,

@@ -30,7 +30,7 @@ BASE: dict[str, Any] = {
     "scoring": {"panel": ["tests.judges:ascii_share"], "truncation_penalty": 0, "cpus": 0},
     "learner": {"method": "full", "autocast": False, "learning_rate": 1e-3, "checkpoint_every": 2},
     "evaluation": {"final_prompts": 12},
-    "deadlines": {"start": 240, "generate": 60, "score": 60, "publish": 90, "batch": 240, "step": 120},
+    "deadlines": {"start": 400, "generate": 90, "score": 60, "publish": 90, "batch": 400, "step": 200},
 }
 """A synchronous run of full fine-tuning; the tests of a run name what is different."""
 

@@ -18,7 +18,8 @@ def logprobs(model: torch.nn.Module, group: Group, candidate: Candidate) -> torc
     tokens = torch.tensor([*group.prompt_ids.tolist(), *candidate.token_ids.tolist()])
     with torch.no_grad():
         scores = model(tokens[None]).logits[0, len(group.prompt_ids) - 1 : -1].log_softmax(-1)
-    return scores.gather(1, tokens[len(group.prompt_ids) :, None])[:, 0]
+    chosen: torch.Tensor = scores.gather(1, tokens[len(group.prompt_ids) :, None])[:, 0]
+    return chosen
 
 
 def test_it_ends_as_asked(asynchronous: Outcome) -> None:
