@@ -6,38 +6,28 @@ groups are issued again, as the same groups. No text and no token passes through
 """
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
 from actors.buffer import ExperienceBuffer, RunStopped
 from actors.config import AlignConfig
-from actors.deadlines import DeadlineExceeded, within
+from actors.deadlines import within
 from actors.evaluation import Evaluator
-from actors.pool import MemberLost, Pool
+from actors.planes import Planes, Rejected, cause_of, sampling_of
 from actors.publication import LoadReport, Publication
 from actors.publisher import Publisher
-from actors.records import GroupRequest, GroupSummary, Message, Sampling, derive_seed, group_id
-from actors.rollout import POLICY, RolloutEngine, engine_environment
+from actors.records import GroupRequest, GroupSummary, Message, derive_seed, group_id
+from actors.rollout import POLICY
 from actors.run_record import RunRecord
-from actors.scorer import Comparison, Scorer
+from actors.scorer import Comparison
 from algorithms.ledger import Ledger
 from algorithms.pacing import capacity, next_batch, staleness_slack
 from algorithms.prompt_order import prompt_at
 
 RELEASED_AHEAD = 2
 """Batches with the learner at once: the one in training, and the next, which it fetches meanwhile."""
-
-
-class Rejected(Exception):
-    """A group that ends here, with the name of the reason and a sentence."""
-
-    def __init__(self, name: str, detail: str) -> None:
-        super().__init__(detail)
-        self.name = name
 
 
 class Conductor:
@@ -69,21 +59,9 @@ class Conductor:
         self._last_detail = ""
         self._publisher = Publisher(config, self._loaded)
         self._buffer: Any = ray.remote(ExperienceBuffer).options(num_cpus=0).remote(f"{run_directory}/experience")
-        deadline = config.deadlines.start
-        self._engines = Pool(
-            [f"engine-{i}" for i in range(config.rollout.engines)],
-            self._create_engine,
-            self._publisher.prepare,
-            start_deadline=deadline,
-            on_event=self._pool_event,
-        )
-        self._scorers = Pool(
-            [f"scorer-{i}" for i in range(config.scoring.scorers)],
-            self._create_scorer,
-            start_deadline=deadline,
-            on_event=self._pool_event,
-        )
-        self._evaluator = Evaluator(config, heldout, self._generate, self._compare, run_directory) if heldout else None
+        self._planes = Planes(config, self._publisher.prepare, self._pool_event, self._record.event)
+        self._engines, self._scorers = self._planes.engines, self._planes.scorers
+        self._evaluator = Evaluator(config, heldout, self._planes, run_directory) if heldout else None
 
     def __repr__(self) -> str:
         return "Conductor"
@@ -255,7 +233,7 @@ class Conductor:
             await self._buffer.trained.remote(version)
         except OSError as error:
             await self._fail(
-                f"writing the experience of version {version} failed: {_cause(error)}; the groups are kept "
+                f"writing the experience of version {version} failed: {cause_of(error)}; the groups are kept "
                 "in memory and the last checkpoint is whole: free some space and start the run again"
             )
 
@@ -265,9 +243,9 @@ class Conductor:
         request = self._request(index)
         self._record.event("admitted", group=request.id, version=request.version)
         try:
-            summary, payload = await self._generate(request)
+            summary, payload = await self._planes.generate(request)
             self._record.generated(summary)
-            summary, scored = await self._score(payload)
+            summary, scored = await self._planes.score(payload)
             await within(self._config.deadlines.score, self._buffer.put.remote(summary, scored), "the buffer")
         except Rejected as rejected:
             self._last_detail = str(rejected)
@@ -281,7 +259,7 @@ class Conductor:
         self._advance()
 
     def _request(self, index: int) -> GroupRequest:
-        rollout, seed = self._config.rollout, self._config.seed
+        seed = self._config.seed
         epoch, place = prompt_at(index, len(self._prompts), seed)
         return GroupRequest(
             id=group_id(seed, epoch, index),
@@ -291,56 +269,8 @@ class Conductor:
             messages=self._prompts[place],
             seeds=tuple(derive_seed(seed, "candidate", index, k) for k in range(self._candidates)),
             policy=POLICY,
-            sampling=Sampling(
-                temperature=rollout.temperature,
-                top_p=rollout.top_p,
-                top_k=rollout.top_k,
-                max_new_tokens=rollout.max_new_tokens,
-            ),
+            sampling=sampling_of(self._config.rollout),
         )
-
-    async def _generate(self, request: GroupRequest) -> tuple[GroupSummary, Any]:
-        deadlines, last = self._config.deadlines, ""
-        for _ in range(self._config.rollout.attempts):
-            try:
-                async with self._engines.use(deadlines.start) as engine:
-                    summary, payload = engine.handle.generate.remote(request)
-                    what = f"{engine.name} to generate group {request.id} (deadlines.generate)"
-                    return await within(deadlines.generate, summary, what), payload
-            except MemberLost as lost:
-                last = str(lost)
-                self._record.event("reissued", group=request.id, plane="rollout", detail=last)
-            except RayTaskError as error:
-                raise Rejected("generation_failed", _cause(error)) from error
-        raise Rejected("generation_failed", last)
-
-    async def _score(self, payload: Any) -> tuple[GroupSummary, Any]:
-        deadlines, last = self._config.deadlines, ""
-        for _ in range(self._config.scoring.attempts):
-            try:
-                async with self._scorers.use(deadlines.start) as scorer:
-                    verdict, scored = scorer.handle.score.remote(payload)
-                    summary, detail = await within(
-                        deadlines.score, verdict, f"{scorer.name} to score a group (deadlines.score)"
-                    )
-                if summary.rejection:
-                    raise Rejected(summary.rejection, detail)
-                return summary, scored
-            except MemberLost as lost:
-                last = str(lost)
-                self._record.event("reissued", plane="scoring", detail=last)
-        raise Rejected("scorer_lost", last)
-
-    async def _compare(self, start: Any, current: Any) -> Comparison:
-        for _ in range(self._config.scoring.attempts):
-            with contextlib.suppress(MemberLost):
-                async with self._scorers.use(self._config.deadlines.start) as scorer:
-                    return await within(
-                        self._config.deadlines.score,
-                        scorer.handle.compare.remote(start, current),
-                        f"{scorer.name} to compare two completions (deadlines.score)",
-                    )
-        raise DeadlineExceeded("no scorer could compare held-out completions")
 
     async def _check_rejections(self) -> None:
         scoring = self._config.scoring
@@ -386,19 +316,6 @@ class Conductor:
 
     # ---- supervision ----------------------------------------------------------------------------------------
 
-    def _create_engine(self, name: str) -> Any:
-        rollout = self._config.rollout
-        options = ray.remote(RolloutEngine).options(
-            num_cpus=rollout.cpus,
-            num_gpus=rollout.gpus,
-            max_concurrency=1000,
-            runtime_env={"env_vars": engine_environment(self._config)},
-        )
-        return options.remote(name, self._config)
-
-    def _create_scorer(self, name: str) -> Any:
-        return ray.remote(Scorer).options(num_cpus=self._config.scoring.cpus).remote(name, self._config.scoring)
-
     def _pool_event(self, event: str, member: str, detail: str) -> None:
         self._record.event(event, member=member, detail=detail)
         self._advance()
@@ -434,7 +351,7 @@ class Conductor:
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            self._spawn(self._fail(_cause(error)))
+            self._spawn(self._fail(cause_of(error)))
 
     async def _fail(self, reason: str) -> None:
         """Stop the run, once; the first reason is the one that counts."""
@@ -444,9 +361,3 @@ class Conductor:
         self._record.event("failed", reason=reason)
         self._finished.set()
         await self._buffer.stop.remote(reason)
-
-
-def _cause(error: BaseException) -> str:
-    """The message of an error, without the trace that Ray wraps around it."""
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {cause}"

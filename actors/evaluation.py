@@ -5,7 +5,7 @@ so that a resumed run compares with the same ones.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.config import AlignConfig
-from actors.records import SCHEMA, GroupRequest, GroupSummary, Message, Sampling, derive_seed
+from actors.planes import Planes, sampling_of
+from actors.records import SCHEMA, GroupRequest, Message, derive_seed
 from actors.scorer import Comparison
 from algorithms.intervals import win_rate_interval
-
-Generate = Callable[[GroupRequest], Awaitable[tuple[GroupSummary, Any]]]
-"""Sample a group; returns its summary and a reference to its record batch."""
-Compare = Callable[[Any, Any], Awaitable[Comparison]]
 
 
 class Evaluator:
@@ -30,14 +27,12 @@ class Evaluator:
         self,
         config: AlignConfig,
         prompts: Sequence[tuple[Message, ...]],
-        generate: Generate,
-        compare: Compare,
+        planes: Planes,
         run_directory: str,
     ) -> None:
         self._config = config
         self._prompts = prompts[: max(config.evaluation.final_prompts, config.evaluation.prompts)]
-        self._generate = generate
-        self._compare = compare
+        self._planes = planes
         self._start: list[Any] = []
         self._path = Path(run_directory) / "start.parquet"
 
@@ -68,10 +63,9 @@ class Evaluator:
 
     async def _judge(self, i: int, version: int) -> Comparison:
         start = self._start[i]
-        return await self._compare(start, await self._sample(i, version))
+        return await self._planes.compare(start, await self._sample(i, version))
 
     async def _sample(self, i: int, version: int) -> Any:
-        rollout = self._config.rollout
         request = GroupRequest(
             id=f"heldout-{i:06d}-v{version}",
             index=i,
@@ -82,11 +76,6 @@ class Evaluator:
                 derive_seed(self._config.seed, "heldout", version, i, k) for k in range(self._config.evaluation.samples)
             ),
             policy="current",
-            sampling=Sampling(
-                temperature=rollout.temperature,
-                top_p=rollout.top_p,
-                top_k=rollout.top_k,
-                max_new_tokens=rollout.max_new_tokens,
-            ),
+            sampling=sampling_of(self._config.rollout),
         )
-        return (await self._generate(request))[1]
+        return (await self._planes.generate(request))[1]
