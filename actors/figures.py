@@ -29,7 +29,8 @@ class Usage:
         wall = max(self.wall - before.wall, 1e-9)
         rollout = (self.rollout - before.rollout) / engines
         scoring = (self.scoring - before.scoring) / scorers
-        learner = self.learner - before.learner
+        # A step's seconds arrive with its end, and may have begun before this interval did.
+        learner = min(self.learner - before.learner, wall)
         return {
             "idle_rollout": max(0.0, 1 - rollout / wall),
             "idle_scoring": max(0.0, 1 - scoring / wall),

@@ -42,7 +42,8 @@ class Planes:
         self.engines = Pool(
             engines, self._create_engine, prepare_engine, start_deadline=deadline, on_event=on_pool_event
         )
-        self.scorers = Pool(scorers, self._create_scorer, start_deadline=deadline, on_event=on_pool_event)
+        # One group each: a deadline must not run while its group waits behind another one that hangs.
+        self.scorers = Pool(scorers, self._create_scorer, slots=1, start_deadline=deadline, on_event=on_pool_event)
 
     async def generate(self, request: GroupRequest) -> tuple[GroupSummary, Any]:
         """Sample a group; returns its summary and a reference to its record batch.

@@ -59,6 +59,7 @@ class Pool:
     """Members that are kept alive.
 
     `create(name)` makes an actor whose method `start` returns its process id; `prepare(member)` makes it fit to serve.
+    A member has at most `slots` users at once; with none, any number.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Pool:
         prepare: Callable[[Member], Awaitable[None]] | None = None,
         *,
         start_deadline: float,
+        slots: int | None = None,
         max_restarts: int = 5,
         on_event: Callable[[str, str, str], None] = lambda event, member, detail: None,
     ) -> None:
@@ -76,6 +78,7 @@ class Pool:
         self._create = create
         self._prepare = prepare
         self._start_deadline = start_deadline
+        self._slots = slots
         self._max_restarts = max_restarts
         self._on_event = on_event
         self._changed = asyncio.Event()
@@ -92,10 +95,14 @@ class Pool:
 
         Raises: `DeadlineExceeded` when none is ready in time, `MemberLost` when it dies with the work.
         """
-        while not self.ready():
-            await within(deadline, self._one_is_ready(), f"a ready one of {[m.name for m in self.members]}")
+        while not self._free():
+            if self.ready():
+                # No deadline: those who hold it have one.
+                await self._change()
+            else:
+                await within(deadline, self._one_is_ready(), f"a ready one of {[m.name for m in self.members]}")
         # Chosen and counted without a wait in between, or users that come together would all choose the same one.
-        member = min(self.ready(), key=lambda member: member.load)
+        member = min(self._free(), key=lambda member: member.load)
         member.load += 1
         handle = member.handle
         try:
@@ -125,10 +132,16 @@ class Pool:
             if member.handle is not None:
                 ray.kill(member.handle)
 
+    def _free(self) -> list[Member]:
+        return [member for member in self.ready() if self._slots is None or member.load < self._slots]
+
     async def _one_is_ready(self) -> None:
         while not self.ready():
-            self._changed.clear()
-            await self._changed.wait()
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     async def _keep(self, member: Member) -> None:
         while True:
@@ -154,14 +167,28 @@ class Pool:
             member.ready = True
             self._signal()
             self._on_event("ready", member.name, f"process {pid}")
-            while not member.lost.is_set():
-                try:
-                    await asyncio.wait_for(member.lost.wait(), HEARTBEAT_SECONDS)
-                except TimeoutError:
-                    await within(self._start_deadline, member.handle.start.remote(), f"{member.name}'s heartbeat")
+            await self._watch(member)
         except LOSSES as error:
             return _reason(error)
         return "lost while it had work"
+
+    async def _watch(self, member: Member) -> None:
+        """Until its work says that it is lost; raises what a heartbeat finds."""
+        lost = asyncio.create_task(member.lost.wait())
+        try:
+            while not (await asyncio.wait([lost], timeout=HEARTBEAT_SECONDS))[0]:
+                beat = asyncio.create_task(self._heartbeat(member))
+                # A member that hangs in its work answers no heartbeat either.
+                await asyncio.wait([lost, beat], return_when=asyncio.FIRST_COMPLETED)
+                if lost.done():
+                    beat.cancel()
+                else:
+                    await beat
+        finally:
+            lost.cancel()
+
+    async def _heartbeat(self, member: Member) -> None:
+        await within(self._start_deadline, member.handle.start.remote(), f"{member.name}'s heartbeat")
 
     def _signal(self) -> None:
         self._changed.set()

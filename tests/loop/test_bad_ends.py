@@ -47,8 +47,10 @@ def test_rejected_groups_are_counted_and_never_trained(misbehaving: Outcome) -> 
 
 
 def test_a_scorer_that_hangs_is_replaced(misbehaving: Outcome) -> None:
-    hung = misbehaving.succeeded().summary["rejections"]["scorer_lost"]
-    assert misbehaving.summary["restarts"]["scorers"] == 2 * hung, "each such group is tried twice"
+    """And a group that waits behind it pays nothing."""
+    lost = [event["group"] for event in misbehaving.succeeded().events("rejected") if event["reason"] == "scorer_lost"]
+    assert misbehaving.summary["restarts"]["scorers"] == 2 * len(lost), "each such group is tried twice"
+    assert len(misbehaving.events("reissued")) == 2 * len(lost)
 
 
 def test_too_many_rejections_stop_the_run(refusing: Outcome) -> None:
