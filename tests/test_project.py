@@ -37,7 +37,9 @@ OUTSIDE_WORLD = {
     "threading",
     "time",
 }
-MATHEMATICS = {"algorithms", "torch", "numpy", "scipy", "sklearn", "pydantic"} | (sys.stdlib_module_names - OUTSIDE_WORLD)
+MATHEMATICS = {"algorithms", "torch", "numpy", "scipy", "sklearn", "pydantic"} | (
+    sys.stdlib_module_names - OUTSIDE_WORLD
+)
 
 
 # Pinned files
