@@ -129,6 +129,8 @@ class Conductor:
         self._record.event("ready", member="learner", detail=f"process {process}")
         if self._version >= 0:
             self._record.event("learner_restarted", version=version)
+            # What its predecessor published may have died with it, and engines may still need it.
+            await self.publish(publication, 0.0)
             return
         if snapshot is None:
             self._record.begin()

@@ -8,6 +8,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from ray.exceptions import ObjectLostError
+
 from actors.config import AlignConfig
 from actors.deadlines import within
 from actors.pool import LOSSES, Member
@@ -89,7 +91,14 @@ class Publisher:
         assert publication is not None
         asked = time.monotonic()
         what = f"{member.name} to load version {publication.version} (deadlines.publish)"
-        report = await within(self._deadlines.publish, member.handle.load.remote(publication), what)
+        try:
+            report = await within(self._deadlines.publish, member.handle.load.remote(publication), what)
+        except ObjectLostError:
+            # Its learner died before this engine had it; the one that takes over publishes again.
+            async with self._changed:
+                await self._changed.wait_for(lambda: (self._held or self._newest) is not publication)
+            await self._load(member, fresh)
+            return
         member.version = publication.version
         self._served = max(self._served, publication.version)
         self._account(report, asked if fresh else self._sent_at)
