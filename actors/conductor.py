@@ -101,6 +101,10 @@ class Conductor:
             **self._record.summary(self._busy(), self._config.loop.eta),
         }
 
+    async def ended(self) -> None:
+        """Wait for the end, good or bad."""
+        await self._finished.wait()
+
     async def stop(self, reason: str) -> None:
         """End the run from outside; everything that waits is told why."""
         await self._fail(reason)

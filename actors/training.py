@@ -87,6 +87,8 @@ class TrainLoop:
         if self._rank == 0:
             self._join_publishing()
             self._save_policy()
+            # The last publication lives as long as this process, and an engine that is replaced now still needs it.
+            ray.get(self._conductor.ended.remote())
 
     def close(self) -> None:
         """End the publishing thread."""
