@@ -8,6 +8,7 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 State = Literal["running", "ready", "released"]
@@ -26,6 +27,7 @@ class Ledger:
     trained: int = 0
     rejections: Counter[str] = field(default_factory=Counter)
     in_flight: dict[int, State] = field(default_factory=dict)
+    """In order of admission."""
     overtakers: list[int] = field(default_factory=list)
     """Ascending indices of groups that went to the learner before the oldest one that still waits."""
 
@@ -88,6 +90,10 @@ class Ledger:
         """(index, ready) of the groups that no batch has taken yet, oldest first."""
         waiting = ((i, state) for i, state in self.in_flight.items() if state != "released")
         return sorted((i, state == "ready") for i, state in waiting)
+
+    def oldest(self, count: int) -> list[int]:
+        """The first `count` groups in flight, in order of admission."""
+        return list(islice(self.in_flight, count))
 
     def counts(self) -> dict[str, int]:
         """The figures of promise 1."""

@@ -1,13 +1,13 @@
 """An objective is four choices: sampling plan, anchor, target, link. Nothing above this layer knows which.
 
-The learner computes one log-probability per candidate, combines reference and iterate by the anchor's
-weights, and hands `PairLogProbs` to `Objective.loss`. A new objective is one file and one line of
+The learner computes one log-probability per candidate that a pair names, combines reference and iterate by the
+anchor's weights, and hands `PairLogProbs` to `Objective.loss`. A new objective is one file and one line of
 `OBJECTIVES`.
 """
 
 import difflib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, cast
 
@@ -16,19 +16,25 @@ from torch import Tensor
 
 from algorithms.pairs import Pairs
 from algorithms.preference import FloatArray
+from algorithms.sampling import SamplingPlan, Update
 
 # Name -> "module:class". Imported when asked for, because objectives import this module.
 OBJECTIVES: dict[str, str] = {
-    "online_dpo": "algorithms.online_dpo:OnlineDPO",
+    "online_dpo": "algorithms.objectives.online_dpo:OnlineDPO",
+    "egpo": "algorithms.objectives.egpo:EGPO",
+    "past_egpo": "algorithms.objectives.past_egpo:PastEGPO",
+    "optimistic_egpo": "algorithms.objectives.optimistic_egpo:OptimisticEGPO",
+    "online_ipo": "algorithms.objectives.online_ipo:OnlineIPO",
+    "inpo": "algorithms.objectives.inpo:INPO",
+    "sppo": "algorithms.objectives.sppo:SPPO",
+    "dno": "algorithms.objectives.dno:DNO",
+    "dno_prct": "algorithms.objectives.dno_prct:DNOPrct",
+    "onpo": "algorithms.objectives.onpo:ONPO",
+    "spo": "algorithms.objectives.spo:SPO",
+    "nash_md": "algorithms.objectives.nash_md:NashMD",
+    "xpo": "algorithms.objectives.xpo:XPO",
+    "copg": "algorithms.objectives.copg:CoPG",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingPlan:
-    """How many candidates the named policy writes for one prompt."""
-
-    candidates: int
-    policy: str = "current"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,25 +57,51 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairLogProbs:
-    """What the learner knows of P pairs; every field is [P] float32.
+    """What the learner knows of P pairs; every field is [P], float32 but for the indices.
 
-    `first`, `second`: sums over completion tokens of log pi, nats, with gradient. `anchor_first`,
-    `anchor_second`: the same under the anchor, without gradient. `first_length`, `second_length`: completion
-    tokens, end token included. `target`: P(first > second).
+    `first`, `second`: sums over completion tokens of log pi, nats, with gradient. `anchor_*`: the same under the
+    anchor; `behaviour_*`: under the distribution that sampled them; both without gradient. `*_length`: completion
+    tokens, end token included. `target`: P(first > second). `*_rate`: win rate against the objective's opponents.
+    `*_index`: int64, the candidate's place in its group.
     """
 
     first: Tensor
     second: Tensor
     anchor_first: Tensor
     anchor_second: Tensor
+    behaviour_first: Tensor
+    behaviour_second: Tensor
     first_length: Tensor
     second_length: Tensor
+    first_index: Tensor
+    second_index: Tensor
     target: Tensor
+    first_rate: Tensor
+    second_rate: Tensor
 
     @property
     def margin(self) -> Tensor:
         """h = c(first) - c(second) with c = log pi - log anchor, nats, [P]."""
-        return (self.first - self.anchor_first) - (self.second - self.anchor_second)
+        return self.first_ratio - self.second_ratio
+
+    @property
+    def first_ratio(self) -> Tensor:
+        """c(first) = log pi - log anchor, nats, [P]."""
+        return self.first - self.anchor_first
+
+    @property
+    def second_ratio(self) -> Tensor:
+        """c(second), nats, [P]."""
+        return self.second - self.anchor_second
+
+    def length_averaged(self) -> "PairLogProbs":
+        """The same pairs with every sum of log-probabilities divided by its number of tokens."""
+        first, second = self.first_length.clamp(min=1), self.second_length.clamp(min=1)
+        return replace(
+            self,
+            **{name: getattr(self, name) / first for name in ("first", "anchor_first", "behaviour_first")},
+            **{name: getattr(self, name) / second for name in ("second", "anchor_second", "behaviour_second")},
+        )
 
 
 class Options(BaseModel):
@@ -99,6 +131,9 @@ class Objective(Protocol):
     def sampling(self) -> SamplingPlan: ...
 
     @property
+    def update(self) -> Update: ...
+
+    @property
     def anchor(self) -> Anchor: ...
 
     @property
@@ -109,10 +144,25 @@ class Objective(Protocol):
     def reward_scale(self) -> float:
         """Factor that turns the margin h into the implicit reward difference that is logged (beta)."""
 
-    def pairs(self, preference: FloatArray, identity: Sequence[Hashable], seed: int) -> Pairs: ...
+    @property
+    def corrects_opponents(self) -> bool:
+        """Whether `pairs` wants log-ratios of the opponents, which then cost forward passes of their own."""
+
+    def pairs(
+        self,
+        preference: FloatArray,
+        identity: Sequence[Hashable],
+        seed: int,
+        log_ratios: FloatArray | None = None,
+    ) -> Pairs:
+        """Pairs of one group, from its K x K preference matrix in the order of the sampling plan.
+
+        `identity[k]` is, say, the token ids. `log_ratios` [K]: log pi - log behaviour of each candidate, nats; read
+        only if `corrects_opponents`, and none until they are known. Which candidates form pairs does not depend on it.
+        """
 
     def loss(self, logprobs: PairLogProbs) -> Tensor:
-        """Loss of each pair, [P]; its mean over all pairs of a step is what the learner minimises."""
+        """Loss of each pair, [P]; its mean, weighted by `Pairs.weight`, is what the learner minimises."""
 
 
 def build_objective(name: str, options: Mapping[str, Any]) -> Objective:

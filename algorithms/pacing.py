@@ -19,6 +19,15 @@ def capacity(*, max_running: int, running: int, eta: int, version: int, batch: i
     return max(0, min(max_running - running, (eta + version + 1) * batch - (accepted + running)))
 
 
+def near_groups(*, bound: int, version: int, batch: int, trained: int) -> int:
+    """How many groups in flight, oldest first, will be trained at most `bound` versions after `version`.
+
+    Strict FIFO trains the live group of rank r, trained ones included, at version ceil(r / batch) - 1, and rejections
+    only lower r: so these are the ranks up to (bound + version + 1) batch.
+    """
+    return max(0, (bound + version + 1) * batch - trained)
+
+
 def staleness_slack(lookahead: int, batch: int) -> int:
     """Versions by which looking ahead can delay a group beyond eta: ceil(lookahead / batch).
 

@@ -1,37 +1,61 @@
-"""From a scored group to its training pairs: neither ties nor identical candidates ever make a pair."""
+"""From a scored group to its training pairs: identical candidates never make a pair.
+
+Two ways: `choose_pairs` for losses that want a winner and a loser, where ties make no pair either; `distinct_pairs`
+for regressions, to which a tie is a target like any other.
+"""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from algorithms.preference import FloatArray, win_rates
+from algorithms.preference import FloatArray
+from algorithms.win_rates import IndexArray, self_included
 
 PairChoice = Literal["best_worst", "all", "random"]
 
 # Win rates are sums of K rounded terms: those closer than this are the same rate.
-_RATE_TOLERANCE = 1e-9
+RATE_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pairs:
-    """Pairs of candidates of one group, the preferred one first.
+    """Pairs of candidates of one group.
 
-    `first`, `second`: [P] indices of candidates. `target`: [P], P(first > second), above 1/2. `dropped`:
-    pairs that the choice asked for but that were ties or identical candidates; P + dropped is the number
-    asked for.
+    `first`, `second`: [P] indices of candidates, the preferred one first where the objective needs an order.
+    `target`: [P], P(first > second). `first_rate`, `second_rate`: [P], estimated win rate of each against the
+    objective's opponents; 1/2 where it has none. `weight`: [P], factor of the pair's loss. `dropped`: pairs that
+    the choice asked for but that were ties or identical candidates; P + dropped is the number asked for.
+    `effective_opponents`: effective sample size of the opponents, where they were weighted.
     """
 
-    first: npt.NDArray[np.int64]
-    second: npt.NDArray[np.int64]
+    first: IndexArray
+    second: IndexArray
     target: FloatArray
+    first_rate: FloatArray = field(default_factory=lambda: np.zeros(0))
+    second_rate: FloatArray = field(default_factory=lambda: np.zeros(0))
+    weight: FloatArray = field(default_factory=lambda: np.zeros(0))
     dropped: int
+    effective_opponents: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, neutral in (("first_rate", 0.5), ("second_rate", 0.5), ("weight", 1.0)):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.full(len(self.first), neutral))
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def take(self, kept: IndexArray, asked: int) -> "Pairs":
+        """The pairs at `kept`, of `asked` that were asked for."""
+        names = ("first", "second", "target", "first_rate", "second_rate", "weight")
+        return replace(self, dropped=asked - len(kept), **{name: getattr(self, name)[kept] for name in names})
+
+    def weighted(self, weight: FloatArray, effective_opponents: float) -> "Pairs":
+        """The same pairs with these weights [P]."""
+        return replace(self, weight=weight, effective_opponents=effective_opponents)
 
 
 def choose_pairs(preference: FloatArray, identity: Sequence[Hashable], choice: PairChoice, seed: int) -> Pairs:
@@ -58,9 +82,35 @@ def choose_pairs(preference: FloatArray, identity: Sequence[Hashable], choice: P
     return Pairs(first=first, second=second, target=preference[first, second], dropped=dropped)
 
 
+def distinct_pairs(identity: Sequence[Hashable], candidates: IndexArray) -> tuple[IndexArray, IndexArray, int]:
+    """Every pair of the candidates at these places whose members differ: first [P], second [P], and how many do not."""
+    numbers: dict[Hashable, int] = {}
+    number = np.array([numbers.setdefault(identity[k], len(numbers)) for k in candidates])
+    rows, columns = np.triu_indices(len(candidates), 1)
+    differs = number[rows] != number[columns]
+    return candidates[rows[differs]], candidates[columns[differs]], int(np.count_nonzero(~differs))
+
+
+def regression_pairs(
+    preference: FloatArray, first: IndexArray, second: IndexArray, rates: tuple[FloatArray, FloatArray], dropped: int
+) -> Pairs:
+    """Pairs with their win rates, the member with the higher rate first."""
+    first_rate, second_rate = rates
+    swapped = second_rate > first_rate
+    first, second = np.where(swapped, second, first), np.where(swapped, first, second)
+    return Pairs(
+        first=first,
+        second=second,
+        target=preference[first, second],
+        first_rate=np.maximum(*rates),
+        second_rate=np.minimum(*rates),
+        dropped=dropped,
+    )
+
+
 def _best_and_worst(preference: FloatArray, generator: np.random.Generator) -> tuple[int, int]:
-    rates = win_rates(preference)
-    best = generator.choice(np.flatnonzero(rates >= rates.max() - _RATE_TOLERANCE))
+    rates = self_included(preference)
+    best = generator.choice(np.flatnonzero(rates >= rates.max() - RATE_TOLERANCE))
     rates[best] = np.inf
-    worst = generator.choice(np.flatnonzero(rates <= rates.min() + _RATE_TOLERANCE))
+    worst = generator.choice(np.flatnonzero(rates <= rates.min() + RATE_TOLERANCE))
     return int(best), int(worst)

@@ -66,16 +66,6 @@ def majority(stack: npt.ArrayLike) -> FloatArray:
     return verdict
 
 
-def win_rates(preference: FloatArray) -> FloatArray:
-    """P(y_i > pi) estimated from the K candidates themselves, [K, K] -> [K].
-
-    Self counts with its 1/2 and the sum is divided by K: the form whose differences are unbiased targets of a
-    pair regression; leaving self out and dividing by K - 1 overshoots by K / (K - 1).
-    """
-    rates: FloatArray = preference.mean(axis=1)
-    return rates
-
-
 def cyclic_share(preference: FloatArray) -> float:
     """Share of the unordered triples that form a strict cycle i > j > k > i; 0 below three, 1/4 by chance."""
     count = preference.shape[0]
@@ -101,3 +91,17 @@ def penalise_truncated(preference: FloatArray, truncated: BoolArray, penalty: fl
     differs = cut[:, None] != cut[None, :]
     target = np.broadcast_to(cut[None, :], preference.shape).astype(np.float64)
     return _exact(np.where(differs, (1.0 - penalty) * preference + penalty * target, preference))
+
+
+def with_flips(preference: FloatArray, flip_rate: float) -> FloatArray:
+    """(1 - e) P + e (1 - P), [K, K] -> [K, K]: the probabilities of a judge whose verdict is reversed at rate e."""
+    if not 0.0 <= flip_rate <= 0.5:
+        raise ValueError(f"the flip rate is a share in [0, 1/2], got {flip_rate}; above, preferences are reversed")
+    return _exact((1.0 - flip_rate) * preference + flip_rate * (1.0 - preference))
+
+
+def sampled_labels(preference: FloatArray, seed: int) -> FloatArray:
+    """Each pair's verdict drawn once, [K, K] -> [K, K]: 1 with probability P_ij and else 0; 1/2 on the diagonal."""
+    draws = np.random.default_rng(seed).random(preference.shape)
+    upper = np.triu(draws < preference, 1).astype(np.float64)
+    return np.asarray(upper + np.tril(1.0 - upper.T, -1) + 0.5 * np.eye(len(preference)))

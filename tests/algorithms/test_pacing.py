@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.pacing import capacity, feasible, next_batch, staleness_slack
+from algorithms.ledger import Ledger
+from algorithms.pacing import capacity, feasible, near_groups, next_batch, staleness_slack
 
 
 @dataclass(kw_only=True)
@@ -217,3 +218,41 @@ def test_configurations_that_would_deadlock_are_explained(changes: dict[str, int
 def test_admitting_less_than_a_batch_does_deadlock() -> None:
     with pytest.raises(AssertionError, match="deadlock"):
         straggler(eta=-1, lookahead=0).run()
+
+
+@given(
+    batch=st.integers(1, 4),
+    eta=st.integers(0, 4),
+    bound=st.integers(0, 4),
+    rejected=st.lists(st.booleans(), min_size=1, max_size=12),
+)
+def test_what_waits_for_its_batch_is_fresh_enough_and_never_waits_for_ever(
+    batch: int, eta: int, bound: int, rejected: list[bool]
+) -> None:
+    """Groups are admitted up to eta versions ahead; their opponents are sampled once the batch is `bound` away."""
+    ledger, version, sampled = Ledger(), 0, dict[int, int]()
+    for _ in range(12):
+        while capacity(
+            max_running=100, running=ledger.running, eta=eta, version=version, batch=batch, accepted=ledger.accepted
+        ):
+            ledger.admit()
+        near = ledger.oldest(near_groups(bound=bound, version=version, batch=batch, trained=ledger.trained))
+        for index in near:
+            sampled.setdefault(index, version)
+            if ledger.in_flight[index] == "running":
+                # A rejection moves the groups behind it forward, into a batch that may be nearer than it was.
+                ledger.reject(index, "any") if rejected[index % len(rejected)] else ledger.accept(index)
+        chosen = next_batch(ledger.window(), batch, 0, ledger.overtakers)
+        if chosen is None:
+            continue  # rejected ones are missing; the next round admits more
+        assert all(0 <= version - sampled[index] <= bound for index in chosen)
+        ledger.release(chosen)
+        ledger.train(chosen)
+        version += 1
+    assert version == 12 or any(rejected)
+
+
+def test_with_bound_0_exactly_the_coming_batch_is_near() -> None:
+    assert near_groups(bound=0, version=3, batch=4, trained=12) == 4
+    assert near_groups(bound=2, version=3, batch=4, trained=12) == 12
+    assert near_groups(bound=0, version=2, batch=4, trained=12) == 0, "an engine that still serves an older version"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,39 +12,42 @@ from torch import Tensor
 
 from algorithms import pair_losses
 from algorithms.objective import PairLogProbs
-
-
-def pair(first: float = -10.0, second: float = -14.0, target: float = 1.0) -> PairLogProbs:
-    """The reference pair: c = 1 and -2, h = 3, 5 and 8 tokens; float64."""
-
-    def one(value: float) -> Tensor:
-        return torch.tensor([value], dtype=torch.float64)
-
-    return PairLogProbs(
-        first=one(first),
-        second=one(second),
-        anchor_first=one(-11.0),
-        anchor_second=one(-12.0),
-        first_length=one(5),
-        second_length=one(8),
-        target=one(target),
-    )
-
+from tests.algorithms.pair_examples import worked_pair
 
 Loss = Callable[[PairLogProbs], Tensor]
 LOSSES: dict[str, tuple[Loss, float]] = {
     "dpo": (lambda p: pair_losses.logistic(p.margin, 0.1), 0.5543552445),
     "cdpo": (lambda p: pair_losses.logistic_conservative(p.margin, 0.1, 0.1), 0.5843552445),
     "rdpo": (lambda p: pair_losses.logistic_robust(p.margin, 0.1, 0.1), 0.5168552445),
-    "ipo": (lambda p: pair_losses.ipo(p.margin, 0.1), 4.0),
-    "ipo soft": (lambda p: pair_losses.ipo_soft(p.margin, 0.1, 0.7), 1.0),
-    "ipo length-averaged": (lambda p: pair_losses.ipo_length_averaged(p, 0.1), 20.7025),
-    "hinge": (lambda p: pair_losses.hinge(p.margin, 0.1), 0.7),
     "cross-entropy": (
         lambda p: pair_losses.logistic_soft(p.margin, 0.1, 0.7),
         0.7 * math.log1p(math.exp(-0.3)) + 0.3 * math.log1p(math.exp(0.3)),
     ),
+    "reverse kl": (lambda p: divergence(p, "reverse_kl"), 0.5543552445),
+    "forward kl": (lambda p: divergence(p, "forward_kl"), 0.4024838785),
+    "jensen-shannon": (lambda p: divergence(p, "jensen_shannon"), 0.6065699732),
+    "alpha": (lambda p: divergence(p, "alpha"), 0.5290823099),
+    "dpo length-averaged": (lambda p: pair_losses.logistic_length_averaged(p, 0.1), 0.6709002842),
+    "ipo": (lambda p: pair_losses.ipo(p.margin, 0.1), 4.0),
+    "ipo soft": (lambda p: pair_losses.ipo_soft(p.margin, 0.1, 0.7), 1.0),
+    "ipo length-averaged": (lambda p: pair_losses.ipo_length_averaged(p, 0.1), 20.7025),
+    "hinge": (lambda p: pair_losses.hinge(p.margin, 0.1), 0.7),
+    "slic-hf": (lambda p: pair_losses.slic(p, 1.0) + 0.1 * pair_losses.likelihood(p), 1.0),
+    "slic at the hinge": (lambda p: pair_losses.slic(p, 5.0), 1.0),
+    "simpo": (lambda p: pair_losses.simpo(p, 2.0, 1.0), 1.7014132780),
+    "rpo pang": (
+        lambda p: pair_losses.logistic(p.margin, 0.1) + pair_losses.likelihood_length_averaged(p),
+        2.5543552445,
+    ),
+    "asft": (pair_losses.asft, 2.1908868667),
+    "orpo": (pair_losses.orpo, 0.8517574831),
+    "sppo hard": (lambda p: pair_losses.sppo_hard(p, 0.1), 25.0),
 }
+
+
+def divergence(logprobs: PairLogProbs, name: pair_losses.Divergence) -> Tensor:
+    return pair_losses.logistic(pair_losses.divergence_margin(logprobs, name, 0.3), 0.1)
+
 
 margins = st.floats(-50.0, 50.0)
 betas = st.floats(0.01, 10.0)
@@ -57,19 +61,19 @@ def scalar(value: float) -> Tensor:
 @pytest.mark.parametrize("name", LOSSES)
 def test_reference_vectors(name: str) -> None:
     loss, expected = LOSSES[name]
-    assert loss(pair()).item() == pytest.approx(expected, abs=1e-9 if expected > 1 else 1.01e-10)
+    assert loss(worked_pair()).item() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_match_finite_differences(name: str) -> None:
     loss, _ = LOSSES[name]
-    logprobs = pair()
+    logprobs = worked_pair()
     leaves = (logprobs.first.requires_grad_(), logprobs.second.requires_grad_())
     gradients = torch.autograd.grad(loss(logprobs).sum(), leaves)
     step = 1e-5
     numerical = (
-        (loss(pair(first=-10 + step)) - loss(pair(first=-10 - step))) / (2 * step),
-        (loss(pair(second=-14 + step)) - loss(pair(second=-14 - step))) / (2 * step),
+        (loss(worked_pair(first=-10 + step)) - loss(worked_pair(first=-10 - step))) / (2 * step),
+        (loss(worked_pair(second=-14 + step)) - loss(worked_pair(second=-14 - step))) / (2 * step),
     )
     for exact, approximate in zip(gradients, numerical, strict=True):
         assert exact.item() == pytest.approx(approximate.item(), rel=1e-7, abs=1e-9)
@@ -134,13 +138,32 @@ def test_regression_on_win_probabilities_recovers_the_win_rates() -> None:
 
 
 def test_length_averaging_survives_an_empty_completion() -> None:
-    logprobs = PairLogProbs(
-        **dict.fromkeys(("first", "second", "anchor_first", "anchor_second"), torch.zeros(1)),
-        first_length=torch.zeros(1),
-        second_length=torch.ones(1),
-        target=torch.ones(1),
-    )
-    assert pair_losses.ipo_length_averaged(logprobs, 0.5).item() == 1.0
+    empty = worked_pair(first=0.0, anchor_first=0.0, first_length=0.0, second=0.0, anchor_second=0.0)
+    assert pair_losses.ipo_length_averaged(empty, 0.5).item() == 1.0
+    assert pair_losses.orpo(empty).isfinite().all()
+
+
+@given(st.floats(-5.0, 5.0), st.floats(-5.0, 5.0))
+def test_divergences_join_each_other(first: float, second: float) -> None:
+    """alpha lies between reverse KL at 0 and forward KL at 1, and every one keeps the order of the log-ratios."""
+    logprobs = worked_pair(first=first - 11, second=second - 12)
+
+    def margin(name: pair_losses.Divergence, alpha: float = 0.5) -> float:
+        return pair_losses.divergence_margin(logprobs, name, alpha).item()
+
+    assert margin("alpha", 1e-7) == pytest.approx(margin("reverse_kl"), abs=1e-5)
+    assert margin("alpha", 1.0 - 1e-9) == pytest.approx(margin("forward_kl"), rel=1e-6, abs=1e-6)
+    assert all(margin(name) * (first - second) >= 0 for name in ("forward_kl", "jensen_shannon", "alpha"))
+
+
+def test_exponentials_of_log_ratios_stay_finite_and_keep_their_gradient_in_float32() -> None:
+    far = torch.tensor([-500.0], requires_grad=True)
+    logprobs = replace(worked_pair(), first=far, anchor_first=torch.zeros(1), second=far.detach(), target=far.detach())
+    for name in ("forward_kl", "alpha"):
+        (slope,) = torch.autograd.grad(pair_losses.divergence_margin(logprobs, name, 0.5).sum(), far)
+        assert slope.dtype == torch.float32
+        assert slope.square().isfinite().all()
+        assert slope > 0
 
 
 def test_extreme_margins_stay_finite_in_float32() -> None:

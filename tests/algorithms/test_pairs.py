@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.pairs import PairChoice, choose_pairs
-from algorithms.preference import FloatArray, antisymmetric, win_rates
+from algorithms.pairs import PairChoice, choose_pairs, distinct_pairs, regression_pairs
+from algorithms.preference import FloatArray, antisymmetric
+from algorithms.win_rates import self_included
 
 CHOICES: tuple[PairChoice, ...] = ("best_worst", "all", "random")
 
@@ -84,7 +85,7 @@ def test_equal_win_rates_are_separated_by_the_seed_not_by_rounding(near: float, 
     """Rows of a circulant game have one win rate, but one sum of floats is the smallest or the largest."""
     row = [0.5, near, far, 1 - far, 1 - near]
     preference = antisymmetric([row[-shift:] + row[:-shift] for shift in range(5)])
-    assert len(set(win_rates(preference).tolist())) == 2
+    assert len(set(self_included(preference).tolist())) == 2
     drawn = Counter(
         frozenset(pair)
         for seed in range(1000)
@@ -112,3 +113,31 @@ def test_fewer_than_two_candidates_or_a_wrong_shape_is_refused() -> None:
         choose_pairs(np.array([[0.5]]), ["a"], "all", 0)
     with pytest.raises(ValueError, match="K = 3"):
         choose_pairs(np.full((2, 2), 0.5), "abc", "all", 0)
+
+
+@given(groups())
+def test_distinct_pairs_are_all_pairs_of_different_completions(group: tuple[FloatArray, list[tuple[int, ...]]]) -> None:
+    _, identity = group
+    places = np.arange(len(identity))[::-1]
+    first, second, dropped = distinct_pairs(identity, places)
+    found = [frozenset(pair) for pair in zip(first.tolist(), second.tolist(), strict=True)]
+    wanted = {frozenset((i, j)) for i in places for j in places if identity[i] != identity[j]}
+    assert len(found) == len(set(found))
+    assert set(found) == wanted
+    assert len(found) + dropped == len(identity) * (len(identity) - 1) // 2
+
+
+def test_regression_pairs_keep_ties_and_put_the_higher_rate_first() -> None:
+    preference = np.array([[0.5, 0.2, 0.9], [0.8, 0.5, 0.5], [0.1, 0.5, 0.5]])
+    first, second = np.array([0, 1, 0]), np.array([1, 2, 2])
+    rates = np.array([0.4, 0.6, 0.6])
+    pairs = regression_pairs(preference, first, second, (rates[first], rates[second]), dropped=1)
+    assert pairs.first.tolist() == [1, 1, 2]
+    assert pairs.second.tolist() == [0, 2, 0]
+    assert pairs.target.tolist() == [0.8, 0.5, 0.1]
+    assert pairs.first_rate.tolist() == [0.6, 0.6, 0.6]
+    assert pairs.second_rate.tolist() == [0.4, 0.6, 0.4]
+    assert pairs.weight.tolist() == [1.0, 1.0, 1.0]
+    taken = pairs.take(np.array([2]), asked=3).weighted(np.array([0.5]), 1.5)
+    assert (taken.first.tolist(), taken.dropped, taken.weight.tolist()) == ([2], 2, [0.5])
+    assert taken.effective_opponents == 1.5

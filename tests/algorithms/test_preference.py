@@ -13,7 +13,8 @@ from algorithms.preference import (
     cyclic_share,
     majority,
     penalise_truncated,
-    win_rates,
+    sampled_labels,
+    with_flips,
 )
 
 ROCK_PAPER_SCISSORS = np.array([[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0, 0.5]])
@@ -95,28 +96,6 @@ def test_majority_is_exactly_antisymmetric(raw: FloatArray, copies: int) -> None
     assert (verdict + verdict.T == 1.0).all()
 
 
-def test_win_rates_include_self_so_that_pair_regression_targets_have_slope_one() -> None:
-    """Regression of sampled win-rate differences on the true ones: K / (K - 1) without self, 1 with self."""
-    generator = np.random.default_rng(0)
-    count, samples, actions = 4, 4000, 6
-    game = antisymmetric(_random_game(generator, actions))
-    truth = game.mean(axis=1)
-    drawn = generator.integers(actions, size=(samples, count))
-    estimates = np.array([win_rates(game[np.ix_(group, group)]) for group in drawn])
-    measured = estimates[:, 0] - estimates[:, 1]
-    exact = truth[drawn[:, 0]] - truth[drawn[:, 1]]
-    assert measured @ exact / (exact @ exact) == pytest.approx(1.0, abs=0.04)
-
-
-def _random_game(generator: np.random.Generator, actions: int) -> FloatArray:
-    raw = generator.random((actions, actions))
-    return np.asarray((raw + 1.0 - raw.T) / 2.0)
-
-
-def test_win_rates_sum_to_half_the_candidates() -> None:
-    assert win_rates(ROCK_PAPER_SCISSORS).tolist() == [0.5, 0.5, 0.5]
-
-
 def test_cyclic_share_of_known_matrices() -> None:
     scores = np.arange(5.0)
     transitive = 1.0 / (1.0 + np.exp(scores[None, :] - scores[:, None]))
@@ -150,3 +129,24 @@ def test_truncation_penalty_refuses_what_is_no_share() -> None:
         penalise_truncated(ROCK_PAPER_SCISSORS, np.zeros(3, dtype=bool), 1.5)
     with pytest.raises(ValueError, match="3 candidates"):
         penalise_truncated(ROCK_PAPER_SCISSORS, np.zeros(2, dtype=bool), 0.5)
+
+
+@given(raw_matrices(), st.floats(0.0, 0.5), st.integers(0, 2**31))
+def test_noisy_labels_stay_exactly_antisymmetric(raw: FloatArray, flip_rate: float, seed: int) -> None:
+    matrix = antisymmetric(raw)
+    noisy = with_flips(matrix, flip_rate)
+    assert np.allclose(noisy - 0.5, (1.0 - 2.0 * flip_rate) * (matrix - 0.5), atol=1e-15)
+    for labels in (noisy, sampled_labels(noisy, seed)):
+        assert (labels + labels.T == 1.0).all()
+        assert (labels.diagonal() == 0.5).all()
+    assert (with_flips(matrix, 0.0) == matrix).all()
+
+
+def test_drawn_labels_are_certain_where_the_probability_is() -> None:
+    for seed in range(20):
+        np.testing.assert_array_equal(sampled_labels(ROCK_PAPER_SCISSORS, seed), ROCK_PAPER_SCISSORS)
+
+
+def test_a_flip_rate_above_one_half_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"0\.6; above, preferences are reversed"):
+        with_flips(ROCK_PAPER_SCISSORS, 0.6)

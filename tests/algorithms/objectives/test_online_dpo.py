@@ -1,21 +1,18 @@
 """The online DPO objective: every option changes what it says, and impossible combinations are refused."""
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from algorithms import pair_losses
-from algorithms.objective import (
-    OBJECTIVES,
-    Anchor,
-    Objective,
-    PairLogProbs,
-    SamplingPlan,
-    build_objective,
-)
+from algorithms.objective import OBJECTIVES, Anchor, Objective, PairLogProbs, build_objective
+from algorithms.sampling import Role, SamplingPlan, Update
+from tests.algorithms.pair_examples import random_pairs, worked_pair
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "dpo": {},
@@ -23,59 +20,73 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "cdpo": {"label_smoothing": 0.1},
     "rdpo": {"label_smoothing": 0.1, "smoothing": "robust"},
     "soft": {"targets": "soft"},
+    "forward kl": {"divergence": "forward_kl"},
+    "jensen-shannon": {"divergence": "jensen_shannon"},
+    "alpha": {"divergence": "alpha"},
+    "alpha 0.3": {"divergence": "alpha", "alpha": 0.3},
+    "rpo pang": {"sft_weight": 0.5},
+    "rpo liu": {"sft_weight": 0.5, "sft": "sum"},
+    "dpo length-averaged": {"link": "logistic_length_averaged"},
     "ipo": {"link": "ipo"},
     "ipo soft": {"link": "ipo", "targets": "soft"},
     "ipo length-averaged": {"link": "ipo_length_averaged"},
     "hinge": {"link": "hinge"},
+    "slic": {"link": "slic", "margin": 10.0},
+    "slic margin": {"link": "slic", "margin": 11.0},
+    "slic-hf": {"link": "slic", "margin": 10.0, "sft_weight": 0.1},
+    "simpo": {"link": "simpo"},
+    "simpo margin": {"link": "simpo", "margin": 0.5},
+    "asft": {"link": "asft"},
+    "asft weight": {"link": "asft", "odds_weight": 0.2},
+    "orpo": {"link": "orpo"},
+    "sppo hard": {"link": "sppo_hard"},
 }
+ANCHORED = [name for name, options in SWITCHES.items() if options.get("link") not in ("slic", "simpo", "asft", "orpo")]
 
 
 def online_dpo(**options: Any) -> Objective:
     return build_objective("online_dpo", options)
 
 
-def batch(size: int = 4) -> PairLogProbs:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal() -> torch.Tensor:
-        return torch.randn(size, generator=generator, dtype=torch.float64) - 20
-
-    lengths = torch.arange(1, size + 1)
-    return PairLogProbs(
-        first=normal().requires_grad_(),
-        second=normal().requires_grad_(),
-        anchor_first=normal(),
-        anchor_second=normal(),
-        first_length=lengths,
-        second_length=lengths + 3,
-        target=torch.linspace(0.6, 0.9, size, dtype=torch.float64),
-    )
-
-
 def test_margin_is_the_difference_of_log_ratios_and_antisymmetric() -> None:
-    pairs = batch()
-    swapped = PairLogProbs(
+    pairs = random_pairs()
+    swapped = replace(
+        pairs,
         first=pairs.second,
         second=pairs.first,
         anchor_first=pairs.anchor_second,
         anchor_second=pairs.anchor_first,
-        first_length=pairs.second_length,
-        second_length=pairs.first_length,
-        target=1 - pairs.target,
     )
     expected = pairs.first - pairs.anchor_first - pairs.second + pairs.anchor_second
     assert torch.allclose(pairs.margin, expected)
     assert torch.equal(pairs.margin, -swapped.margin)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"link": "asft", "odds_weight": 1.0}, 2.0 + 2.1908868667),
+        ({"link": "orpo", "odds_weight": 1.0}, 2.0 + 0.8517574831),
+        ({"link": "slic", "sft_weight": 0.1}, 1.0),
+        ({"link": "simpo", "beta": 2.0}, 1.7014132780),
+        ({"link": "sppo_hard"}, 25.0),
+        ({"divergence": "alpha", "alpha": 0.3}, 0.5290823099),
+        ({"sft_weight": 1.0}, 2.5543552445),
+        ({"sft_weight": 0.5, "sft": "sum"}, 0.5543552445 + 0.5 * 0.1 * 10.0),
+    ],
+)
+def test_worked_values(options: dict[str, Any], expected: float) -> None:
+    assert online_dpo(**options).loss(worked_pair()).item() == pytest.approx(expected, abs=1e-9)
+
+
 def test_every_switch_changes_the_loss() -> None:
-    losses = {name: online_dpo(**options).loss(batch()) for name, options in SWITCHES.items()}
+    losses = {name: online_dpo(**options).loss(random_pairs()) for name, options in SWITCHES.items()}
     for one, other in combinations(losses, 2):
         assert not torch.allclose(losses[one], losses[other]), (one, other)
 
 
 def test_links_are_the_functions_they_are_named_after() -> None:
-    pairs = batch()
+    pairs = random_pairs()
     h, target = pairs.margin, pairs.target
     expected = {
         "dpo": pair_losses.logistic(h, 0.1),
@@ -88,34 +99,44 @@ def test_links_are_the_functions_they_are_named_after() -> None:
         "ipo length-averaged": pair_losses.ipo_length_averaged(pairs, 0.1),
         "hinge": pair_losses.hinge(h, 0.1),
     }
-    for name, options in SWITCHES.items():
-        loss = online_dpo(**options).loss(pairs)
+    for name, wanted in expected.items():
+        loss = online_dpo(**SWITCHES[name]).loss(pairs)
         assert loss.shape == (4,)
-        assert torch.equal(loss, expected[name]), name
+        assert torch.equal(loss, wanted), name
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", ANCHORED)
 def test_descending_the_loss_widens_the_margin_of_a_pair_at_the_anchor(name: str) -> None:
-    pairs = batch()
-    start = PairLogProbs(
-        first=pairs.anchor_first.clone().requires_grad_(),
-        second=pairs.anchor_second.clone().requires_grad_(),
-        anchor_first=pairs.anchor_first,
-        anchor_second=pairs.anchor_second,
-        first_length=pairs.first_length,
-        second_length=pairs.second_length,
-        target=pairs.target,
+    pairs = random_pairs()
+    up, down = slopes(
+        name,
+        replace(
+            pairs,
+            first=pairs.anchor_first.clone().requires_grad_(),
+            second=pairs.anchor_second.clone().requires_grad_(),
+        ),
     )
-    loss = online_dpo(**SWITCHES[name]).loss(start).sum()
-    up, down = torch.autograd.grad(loss, (start.first, start.second))
     assert (up < 0).all()
     assert (down > 0).all()
+
+
+@pytest.mark.parametrize("name", sorted(SWITCHES.keys() - set(ANCHORED)))
+def test_links_without_an_anchor_raise_the_winner_and_lower_the_loser(name: str) -> None:
+    up, down = slopes(name, random_pairs())
+    assert (up < 0).all()
+    assert (down > 0).all()
+
+
+def slopes(name: str, pairs: PairLogProbs) -> tuple[Tensor, ...]:
+    loss = online_dpo(**SWITCHES[name]).loss(pairs).sum()
+    return torch.autograd.grad(loss, (pairs.first, pairs.second))
 
 
 def test_the_four_choices() -> None:
     objective = online_dpo(candidates=4, beta=0.25, pair_choice="all")
     assert objective.name == "online_dpo"
-    assert objective.sampling == SamplingPlan(candidates=4, policy="current")
+    assert objective.sampling == SamplingPlan(roles=(Role(name="pair", count=4),))
+    assert objective.update == Update()
     assert objective.anchor == Anchor(reference=1.0, iterate=0.0)
     assert objective.reward_scale == 0.25
     assert "opponent" in objective.staleness_tolerance
@@ -143,6 +164,11 @@ def test_pair_choice_and_soft_targets() -> None:
         ({"label_smoothing": 0.1, "targets": "soft"}, "set label_smoothing to 0"),
         ({"targets": "soft", "link": "hinge"}, "'hinge' needs 'hard'"),
         ({"targets": "soft", "link": "ipo_length_averaged"}, "needs 'hard'"),
+        ({"divergence": "alpha", "link": "ipo"}, "divergence is defined for link 'logistic', not for 'ipo'"),
+        ({"alpha": 0.3}, "alpha belongs to divergence 'alpha'"),
+        ({"sft_weight": 0.1, "link": "ipo"}, "'logistic' and 'slic', not for 'ipo'"),
+        ({"margin": 2.0}, "margin is defined for link 'slic' and 'simpo'"),
+        ({"odds_weight": 0.2}, "odds_weight is defined for link 'asft' and 'orpo'"),
         ({"beta": 0.0}, "beta"),
         ({"beta": float("inf")}, "beta"),
         ({"candidates": 1}, "candidates"),
