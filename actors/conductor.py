@@ -15,16 +15,18 @@ from actors.buffer import ExperienceBuffer, RunStopped
 from actors.config import AlignConfig
 from actors.deadlines import within
 from actors.evaluation import Evaluator
-from actors.planes import Planes, Rejected, cause_of, sampling_of
+from actors.planes import Planes, Rejected, cause_of
+from actors.pool import Member
 from actors.publication import LoadReport, Publication
 from actors.publisher import Publisher
-from actors.records import GroupRequest, GroupSummary, Message, derive_seed, group_id
-from actors.rollout import POLICY
+from actors.records import GroupRequest, GroupSummary, Message
+from actors.requests import Requests
 from actors.run_record import RunRecord
 from actors.scorer import Comparison
 from algorithms.ledger import Ledger
-from algorithms.pacing import capacity, next_batch, staleness_slack
-from algorithms.prompt_order import prompt_at
+from algorithms.objective import build_objective
+from algorithms.pacing import capacity, near_groups, next_batch, staleness_slack
+from algorithms.sampling import served_policies
 
 RELEASED_AHEAD = 2
 """Batches with the learner at once: the one in training, and the next, which it fetches meanwhile."""
@@ -36,16 +38,14 @@ class Conductor:
     def __init__(
         self,
         config: AlignConfig,
-        candidates: int,
         prompts: Sequence[tuple[Message, ...]],
         heldout: Sequence[tuple[Message, ...]],
         run_directory: str,
     ) -> None:
         self._config = config
-        self._candidates = candidates
-        self._prompts = prompts
+        objective = build_objective(config.objective.name, config.objective.options)
+        self._requests = Requests(config, objective, prompts)
         self._slack = staleness_slack(config.loop.lookahead, config.loop.batch)
-        self._record = RunRecord(run_directory, engines=config.rollout.engines, scorers=config.scoring.scorers)
         self._ledger = Ledger()
         self._version = -1
         self._summaries: dict[int, GroupSummary] = {}
@@ -57,11 +57,18 @@ class Conductor:
         self._due: set[asyncio.Task[None]] = set()
         self._samples: list[Comparison] = []
         self._last_detail = ""
-        self._publisher = Publisher(config, self._loaded)
+        self._waiting: dict[int, asyncio.Event] = {}
+        """Groups whose opponents wait until their batch is near, by admission index."""
         self._buffer: Any = ray.remote(ExperienceBuffer).options(num_cpus=0).remote(f"{run_directory}/experience")
-        self._planes = Planes(config, self._publisher.prepare, self._pool_event, self._record.event)
-        self._engines, self._scorers = self._planes.engines, self._planes.scorers
-        self._evaluator = Evaluator(config, heldout, self._planes, run_directory) if heldout else None
+        policies = served_policies(objective.sampling, objective.update)
+        self._planes = Planes(config, policies, run_directory, self._prepare, self._pool_event, self._event)
+        evaluated = objective.update.evaluated
+        self._publisher = Publisher(config, self._planes.serves, evaluated, self._loaded)
+        self._publisher.watch(self._planes.engines)
+        self._record = RunRecord(
+            run_directory, update=objective.update, engines=len(self._planes.engines), scorers=config.scoring.scorers
+        )
+        self._evaluator = Evaluator(config, heldout, self._planes, evaluated, run_directory) if heldout else None
 
     def __repr__(self) -> str:
         return "Conductor"
@@ -70,9 +77,10 @@ class Conductor:
 
     async def start(self) -> Any:
         """Begin to bring up engines and scorers; returns the buffer's handle at once."""
-        for task in (*self._engines.start(), *self._scorers.start()):
-            self._watch(task)
-        for member in self._engines.members:
+        for pool in (*self._planes.samplers, self._planes.scorers):
+            for task in pool.start():
+                self._watch(task)
+        for member in self._planes.engines:
             self._spawn(self._publisher.follow(member))
         self._spawn(self._expect_learner())
         return self._buffer
@@ -81,7 +89,7 @@ class Conductor:
         """Where the run is, for progress and for finding out why it stopped."""
         return {
             "version": self._version,
-            "engines_ready": len(self._engines.ready()),
+            "engines_ready": sum(member.ready for member in self._planes.engines),
             "ledger": self._ledger.counts(),
             "failure": self._failure,
             "finished": self._finished.is_set(),
@@ -96,9 +104,12 @@ class Conductor:
             "version": self._version,
             "ledger": self._ledger.counts(),
             "rejections": dict(self._ledger.rejections),
-            "restarts": {"engines": self._engines.restarts, "scorers": self._scorers.restarts},
+            "restarts": {
+                "engines": sum(pool.restarts for pool in self._planes.samplers),
+                "scorers": self._planes.scorers.restarts,
+            },
             "comparisons": self._samples,
-            **self._record.summary(self._busy(), self._config.loop.eta),
+            **self._record.summary(self._busy(), self._config.loop.eta, self._requests.late_bound),
         }
 
     async def ended(self) -> None:
@@ -113,17 +124,16 @@ class Conductor:
         """Give engines and scorers back."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(
-            *(asyncio.wait_for(m.handle.stop.remote(), 10) for m in self._engines.ready()), return_exceptions=True
-        )
-        self._engines.kill()
-        self._scorers.kill()
+        ready = [member for member in self._planes.engines if member.ready]
+        await asyncio.gather(*(asyncio.wait_for(m.handle.stop.remote(), 10) for m in ready), return_exceptions=True)
+        for pool in (*self._planes.samplers, self._planes.scorers):
+            pool.kill()
         self._record.close()
 
     # ---- what the learner calls -----------------------------------------------------------------------------
 
     async def begin(
-        self, version: int, snapshot: dict[str, Any] | None, publication: Publication, process: int
+        self, version: int, snapshot: dict[str, Any] | None, publications: Sequence[Publication], process: int
     ) -> None:
         """The learner holds `version`: start the loop there; if it already runs, the learner is catching up.
 
@@ -134,7 +144,7 @@ class Conductor:
         if self._version >= 0:
             self._record.event("learner_restarted", version=version)
             # What its predecessor published may have died with it, and engines may still need it.
-            await self.publish(publication, 0.0)
+            await self._publisher.publish(publications, 0.0)
             return
         if snapshot is None:
             self._record.begin()
@@ -147,7 +157,8 @@ class Conductor:
         if self._evaluator:
             await self._publisher.hold(version)
             self._owe(self._sample_start())
-        await self._publisher.publish(publication, 0.0)
+        self._keep_canaries(publications)
+        await self._publisher.publish(publications, 0.0)
         for index in self._ledger.in_flight:
             self._spawn(self._process(index))
         if version == self._config.loop.steps:
@@ -164,16 +175,18 @@ class Conductor:
         self._ledger.train(indices)
         for index in indices:
             summary = self._summaries.pop(index)
-            self._record.event("trained", group=summary.id, version=version - 1, sampled=summary.oldest_version)
+            sampled = min(source.version for source in summary.sources)
+            self._record.event("trained", group=summary.id, version=version - 1, sampled=sampled)
         self._record.step(version, metrics, self._busy(), self._ledger.counts())
         self._owe(self._write_batch(version - 1))
         self._plan_evaluation()
         self._advance()
 
-    async def publish(self, publication: Publication, blocked: float) -> None:
+    async def publish(self, publications: Sequence[Publication], blocked: float) -> None:
         """New weights for the engines; making them blocked the learner for so many seconds."""
-        if publication.version >= self._version:
-            await self._publisher.publish(publication, blocked)
+        if publications:
+            self._keep_canaries(publications)
+            await self._publisher.publish(publications, blocked)
 
     async def snapshot(self) -> dict[str, Any]:
         """What a resumed run needs besides the learner's own state.
@@ -201,13 +214,22 @@ class Conductor:
         wanted = loop.steps * loop.batch - (self._ledger.accepted + self._ledger.running)
         for _ in range(min(wanted, self._capacity())):
             self._spawn(self._process(self._ledger.admit()))
+        for index in self._near():
+            if index in self._waiting:
+                self._waiting[index].set()
 
-    def _served_version(self) -> int:
-        """The oldest version that an engine samples from at this moment; -1 when none is ready."""
-        return min((member.version for member in self._engines.ready()), default=-1)
+    def _near(self) -> list[int]:
+        """Groups whose batch is so near that what is sampled for them now is fresh enough."""
+        count = near_groups(
+            bound=self._requests.late_bound - self._slack,
+            version=self._planes.served_version(),
+            batch=self._config.loop.batch,
+            trained=self._ledger.trained,
+        )
+        return self._ledger.oldest(count)
 
     def _capacity(self) -> int:
-        served = self._served_version()
+        served = self._planes.served_version()
         if served < 0:
             return 0
         return capacity(
@@ -223,7 +245,7 @@ class Conductor:
         self._batches[version] = indices
         self._trained_versions[version] = asyncio.Event()
         self._ledger.release(indices)
-        self._record.released(version, [self._summaries[i].oldest_version for i in indices], self._busy())
+        self._record.released(version, [self._summaries[i].sources for i in indices], self._busy())
         self._spawn(self._hand_over(version, indices))
 
     async def _hand_over(self, version: int, indices: list[int]) -> None:
@@ -246,10 +268,10 @@ class Conductor:
     # ---- one group ------------------------------------------------------------------------------------------
 
     async def _process(self, index: int) -> None:
-        request = self._request(index)
+        request = self._requests.early(index, max(self._planes.served_version(), 0))
         self._record.event("admitted", group=request.id, version=request.version)
         try:
-            summary, payload = await self._planes.generate(request)
+            summary, payload = await self._sample(request)
             self._record.generated(summary)
             summary, scored = await self._planes.score(payload)
             await within(self._config.deadlines.score, self._buffer.put.remote(summary, scored), "the buffer")
@@ -264,19 +286,18 @@ class Conductor:
             self._record.event("scored", group=request.id, lengths=summary.lengths, truncated=summary.truncated)
         self._advance()
 
-    def _request(self, index: int) -> GroupRequest:
-        seed = self._config.seed
-        epoch, place = prompt_at(index, len(self._prompts), seed)
-        return GroupRequest(
-            id=group_id(seed, epoch, index),
-            index=index,
-            epoch=epoch,
-            version=max(self._served_version(), 0),
-            messages=self._prompts[place],
-            seeds=tuple(derive_seed(seed, "candidate", index, k) for k in range(self._candidates)),
-            policy=POLICY,
-            sampling=sampling_of(self._config.rollout),
-        )
+    async def _sample(self, request: GroupRequest) -> tuple[GroupSummary, Any]:
+        """All candidates of a group: at once, but for the roles that wait until its batch is near."""
+        sampled = await self._planes.generate(request) if request.parts else None
+        if self._requests.waits:
+            if request.index not in self._near():
+                event = self._waiting[request.index] = asyncio.Event()
+                await event.wait()
+                del self._waiting[request.index]
+            late = self._requests.late(request.index, self._planes.served_version())
+            sampled = await self._planes.generate(late, sampled[1] if sampled else None)
+        assert sampled is not None
+        return sampled
 
     async def _check_rejections(self) -> None:
         scoring = self._config.scoring
@@ -312,7 +333,7 @@ class Conductor:
     async def _finish(self) -> None:
         """All groups are trained: wait for the last version to be proved, evaluate it, and end."""
         publish = self._config.deadlines.publish
-        for member in self._engines.members:
+        for member in self._planes.engines:
             what = f"{member.name} to load the last version (deadlines.publish)"
             await within(publish, self._publisher.reached(member, self._version), what)
         if self._evaluator:
@@ -321,6 +342,17 @@ class Conductor:
         self._finished.set()
 
     # ---- supervision ----------------------------------------------------------------------------------------
+
+    async def _prepare(self, member: Member) -> None:
+        await self._publisher.prepare(member)
+
+    def _event(self, name: str, **fields: Any) -> None:
+        self._record.event(name, **fields)
+
+    def _keep_canaries(self, publications: Sequence[Publication]) -> None:
+        if self._config.publication.record_canaries:
+            for entry in publications:
+                self._record.canaries(entry.version, entry.policy, entry.canary_logprobs)
 
     def _pool_event(self, event: str, member: str, detail: str) -> None:
         self._record.event(event, member=member, detail=detail)
@@ -331,7 +363,7 @@ class Conductor:
         self._advance()
 
     def _busy(self) -> tuple[float, float]:
-        return self._engines.busy_seconds(), self._scorers.busy_seconds()
+        return self._planes.busy_seconds()
 
     async def _expect_learner(self) -> None:
         deadline = self._config.deadlines.start

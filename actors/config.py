@@ -43,6 +43,8 @@ class RolloutConfig(Component):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     """0 keeps the whole vocabulary."""
+    allowed_tokens: tuple[int, ...] | None = Field(default=None, min_length=2)
+    """Completions consist of these tokens only, and the policy is normalised over them; none allows every token."""
     cpus: float = Field(default=1, ge=0)
     gpus: int = Field(default=0, ge=0)
     """GPUs of one engine; equal to `tensor_parallel` on a GPU cluster, 0 on CPU."""
@@ -67,11 +69,22 @@ class RolloutConfig(Component):
         return self
 
 
+class JudgeConfig(Component):
+    """A judge that takes options: `judge` names a function `module:function` that, called with them, returns it."""
+
+    judge: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class ScoringConfig(Component):
     """A pool of preference scorers."""
 
-    panel: tuple[str, ...] = Field(min_length=1)
-    """Pairwise judges as `module:function`; with several, the majority decides each pair."""
+    panel: tuple[str | JudgeConfig, ...] = Field(min_length=1)
+    """Pairwise judges as `module:function`, or with options; with several, the majority decides each pair."""
+    labels: Literal["probability", "sampled"] = "probability"
+    """What a trained pair is told: its probability, or 0 or 1 drawn from it. Evaluations always count probabilities."""
+    flip_rate: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of trained pairs whose verdict is reversed, as noise of the judges; 1/2 leaves no signal."""
     scorers: int = Field(default=1, ge=1)
     cpus: float = Field(default=1, ge=0)
     truncation_penalty: Share = 1.0
@@ -139,6 +152,8 @@ class PublicationConfig(Component):
     """Length of a canary, taken from the ends of the first prompts."""
     tolerance: float | None = Field(default=None, gt=0)
     """Largest mean absolute difference of a canary token's log-probability, in nats; none: by number format."""
+    record_canaries: bool = False
+    """Keep the learner's canary log-probabilities of every publication in `canaries.jsonl`."""
     corrupt_version: int | None = None
     """Fault injection for drills: one tensor of this version is altered on its way to the engines."""
 
@@ -203,6 +218,42 @@ class ObjectiveConfig(Component):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class TeacherConfig(Component):
+    """Another model that writes the candidates of the policy `teacher`, at an endpoint or in an engine of its own."""
+
+    model: str = Field(min_length=1)
+    """Its name at the endpoint; without an endpoint, a Hugging Face folder or id."""
+    endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    """Base address of an OpenAI-compatible API, up to where `/chat/completions` follows."""
+    key_variable: str | None = None
+    """Name of the environment variable that holds the endpoint's key."""
+    request: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the endpoint's request that differ, for example `{temperature: 0.2}`; null leaves one out."""
+    max_calls: int | None = Field(default=None, ge=1)
+    """Calls that the endpoint may get from the whole run, retries and resumed lives included."""
+    deadline: Seconds = 60.0
+    """One call; `deadlines.generate` still holds for a group."""
+    attempts: int = Field(default=4, ge=1)
+    longest_pause: Seconds = 60.0
+    """Between two tries; an endpoint that asks for more has failed."""
+    concurrency: int = Field(default=8, ge=1)
+    """Calls at once."""
+    engine: RolloutConfig | None = None
+    """The engine of a model folder; none: like those of `rollout`."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TeacherConfig":
+        if self.endpoint and self.max_calls is None:
+            raise ValueError("a teacher at an endpoint needs max_calls, the calls that this run may make at most")
+        if self.endpoint and self.engine:
+            raise ValueError("a teacher has an endpoint or an engine, not both")
+        if not self.endpoint and (self.key_variable or self.request or self.max_calls):
+            raise ValueError(
+                "key_variable, request and max_calls belong to a teacher at an endpoint; name the endpoint"
+            )
+        return self
+
+
 class AlignConfig(Component):
     """Everything one `align` run is made of."""
 
@@ -216,6 +267,7 @@ class AlignConfig(Component):
     loop: LoopConfig
     rollout: RolloutConfig = RolloutConfig()
     scoring: ScoringConfig
+    teacher: TeacherConfig | None = None
     learner: LearnerConfig = LearnerConfig()
     publication: PublicationConfig = PublicationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

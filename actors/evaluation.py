@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from actors.config import AlignConfig
 from actors.planes import Planes, sampling_of
-from actors.records import SCHEMA, GroupRequest, Message, derive_seed
+from actors.records import SCHEMA, GroupRequest, Message, Part, derive_seed
 from actors.scorer import Comparison
 from algorithms.intervals import win_rate_interval
 
@@ -28,11 +28,13 @@ class Evaluator:
         config: AlignConfig,
         prompts: Sequence[tuple[Message, ...]],
         planes: Planes,
+        policy: str,
         run_directory: str,
     ) -> None:
         self._config = config
         self._prompts = prompts[: max(config.evaluation.final_prompts, config.evaluation.prompts)]
         self._planes = planes
+        self._policy = policy
         self._start: list[Any] = []
         self._path = Path(run_directory) / "start.parquet"
 
@@ -66,16 +68,14 @@ class Evaluator:
         return await self._planes.compare(start, await self._sample(i, version))
 
     async def _sample(self, i: int, version: int) -> Any:
+        seed, samples = self._config.seed, self._config.evaluation.samples
+        seeds = tuple(derive_seed(seed, "heldout", version, i, k) for k in range(samples))
         request = GroupRequest(
             id=f"heldout-{i:06d}-v{version}",
             index=i,
             epoch=0,
             version=version,
             messages=self._prompts[i],
-            seeds=tuple(
-                derive_seed(self._config.seed, "heldout", version, i, k) for k in range(self._config.evaluation.samples)
-            ),
-            policy="current",
-            sampling=sampling_of(self._config.rollout),
+            parts=(Part(role="heldout", policy=self._policy, seeds=seeds, sampling=sampling_of(self._config.rollout)),),
         )
         return (await self._planes.generate(request))[1]

@@ -5,14 +5,20 @@ groups or versions.
 """
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from actors.publication import LoadReport
-from actors.records import GroupSummary
+from actors.records import GroupSummary, Source
 from algorithms.diagnostics import overlap_efficiency
 
 KEPT_PUBLICATIONS = 512
+MAIN_ROLE = "pair"
+"""The role whose staleness stands for the run's."""
+
+Age = Callable[[str, int, int], int]
+"""Updates of a policy between the weights that sampled and those that train: `algorithms.sampling.Update.age`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,8 @@ class Usage:
 class Figures:
     """What accumulates over a run."""
 
-    staleness: Counter[int] = field(default_factory=Counter)
+    staleness: dict[str, Counter[int]] = field(default_factory=dict)
+    """By role: how many groups were trained at which age."""
     completions: int = 0
     generated_tokens: int = 0
     trained_tokens: int = 0
@@ -61,11 +68,22 @@ class Figures:
         self.completions += len(summary.lengths)
         self.generated_tokens += sum(summary.lengths)
 
-    def trained(self, version: int, oldest_versions: list[int]) -> dict[str, float]:
-        """Count the staleness of a batch that was trained at `version`."""
-        stale = [version - oldest for oldest in oldest_versions]
-        self.staleness.update(stale)
-        return {"staleness_mean": sum(stale) / len(stale), "staleness_max": float(max(stale))}
+    def trained(self, version: int, sources: Sequence[tuple[Source, ...]], age: Age) -> dict[str, float]:
+        """Count the staleness of a batch that was trained at `version`, given what wrote each of its groups."""
+        ages: dict[str, list[int]] = {}
+        for group in sources:
+            oldest: dict[str, int] = {}
+            for source in group:
+                updates = age(source.policy, source.version, version)
+                oldest[source.role] = max(oldest.get(source.role, 0), updates)
+            for role, updates in oldest.items():
+                ages.setdefault(role, []).append(updates)
+        figures: dict[str, float] = {}
+        for role, stale in ages.items():
+            self.staleness.setdefault(role, Counter()).update(stale)
+            prefix = "" if role == MAIN_ROLE else f"{role}_"
+            figures |= {f"{prefix}staleness_mean": sum(stale) / len(stale), f"{prefix}staleness_max": float(max(stale))}
+        return figures
 
     def published(self, reports: list[LoadReport], seconds: float, exposed: float) -> dict[str, float]:
         """Count a publication that every engine has loaded and proved."""
@@ -83,18 +101,18 @@ class Figures:
             "mismatch_max_abs_logprob": largest,
         }
 
-    def summary(self, usage: Usage, engines: int, scorers: int, bound: int) -> dict[str, Any]:
-        """The parts of `summary.json` that the promises are read from."""
+    def summary(
+        self, usage: Usage, engines: int, scorers: int, bound: int, late_bound: int | None = None
+    ) -> dict[str, Any]:
+        """The parts of `summary.json` that the promises are read from; `late_bound` is that of fresh opponents."""
         used = usage.since(self.begun, engines, scorers)
         wall = max(usage.wall - self.begun.wall, 1e-9)
-        total = self.staleness.total()
-        stale = sum(value * count for value, count in self.staleness.items())
         return {
-            "staleness": {
-                "bound": bound,
-                "max": max(self.staleness, default=0),
-                "mean": stale / total if total else 0.0,
-                "histogram": {str(value): self.staleness[value] for value in sorted(self.staleness)},
+            "staleness": _staleness(self.staleness.get(MAIN_ROLE, Counter()), bound)
+            | {
+                role: _staleness(ages, bound if late_bound is None else late_bound)
+                for role, ages in self.staleness.items()
+                if role != MAIN_ROLE
             },
             "overlap_efficiency": used["overlap_efficiency"],
             "idle": {plane: used[f"idle_{plane}"] for plane in ("rollout", "scoring", "learner")},
@@ -113,13 +131,25 @@ class Figures:
 
     def snapshot(self) -> dict[str, Any]:
         """JSON that `restore` understands."""
-        return asdict(self) | {"staleness": {str(k): n for k, n in self.staleness.items()}}
+        ages = {role: {str(k): n for k, n in counts.items()} for role, counts in self.staleness.items()}
+        return asdict(self) | {"staleness": ages}
 
     @classmethod
     def restore(cls, snapshot: dict[str, Any]) -> "Figures":
         """The figures of a snapshot."""
-        staleness = Counter({int(k): n for k, n in snapshot["staleness"].items()})
+        ages = snapshot["staleness"].items()
+        staleness = {role: Counter({int(k): n for k, n in counts.items()}) for role, counts in ages}
         return cls(**snapshot | {"staleness": staleness, "begun": Usage(**snapshot["begun"])})
+
+
+def _staleness(ages: Counter[int], bound: int) -> dict[str, Any]:
+    total = ages.total()
+    return {
+        "bound": bound,
+        "max": max(ages, default=0),
+        "mean": sum(age * count for age, count in ages.items()) / total if total else 0.0,
+        "histogram": {str(age): ages[age] for age in sorted(ages)},
+    }
 
 
 def _median(values: list[float]) -> float:

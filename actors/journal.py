@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ class Journal:
         from tensorboardX import SummaryWriter
 
         self._metrics_path = Path(folder) / "metrics.jsonl"
+        self._canaries_path = Path(folder) / "canaries.jsonl"
         self._events = (Path(folder) / "events.jsonl").open("a", encoding="utf-8", buffering=1)
         self._metrics = self._metrics_path.open("a", encoding="utf-8")
         self._board = SummaryWriter(logdir=str(Path(folder) / "tensorboard"))
@@ -31,14 +33,18 @@ class Journal:
                 self._board.add_scalar(f"{kind}/{key}", value, version)
         self.flush()
 
+    def canaries(self, version: int, policy: str, logprobs: Sequence[Mapping[int, float]]) -> None:
+        """One line of `canaries.jsonl`: next-token log-probabilities, in nats, one mapping a canary."""
+        line = json.dumps({"version": version, "policy": policy, "logprobs": logprobs})
+        with self._canaries_path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
     def rewind(self, version: int) -> None:
         """Forget the metrics after `version`, which a resumed run will measure again."""
         self._metrics.close()
-        lines = self._metrics_path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _version(line) <= version]
-        part = self._metrics_path.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        part.rename(self._metrics_path)
+        _keep_until(self._metrics_path, version)
+        # The version itself is published once more by the learner that resumes.
+        _keep_until(self._canaries_path, version - 1)
         self._metrics = self._metrics_path.open("a", encoding="utf-8")
 
     def flush(self) -> None:
@@ -52,6 +58,14 @@ class Journal:
         self._events.close()
         self._metrics.close()
         self._board.close()
+
+
+def _keep_until(path: Path, version: int) -> None:
+    if path.exists():
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _version(line) <= version]
+        part = path.with_suffix(".part")
+        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        part.rename(path)
 
 
 def _version(line: str) -> float:

@@ -1,51 +1,29 @@
 """One update of the policy from one batch of groups. It never learns which objective it serves.
 
-The objective draws pairs from a group's preference matrix and gives a loss for each; this file turns that into
-gradients: a group's candidates cost one forward pass each, whatever the number of pairs, and the update does not
-depend on how the batch was cut into micro-batches or over data-parallel workers.
+The objective draws pairs from a group's preference matrix, gives a loss for each, and names the rule by which
+gradients move the policy; this file turns that into steps: a group's candidates cost one forward pass each, whatever
+the number of pairs, and an update does not depend on how the batch was cut into micro-batches or over data-parallel
+workers.
 """
 
+import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from actors.batch_metrics import Sums
 from actors.config import AlignConfig
 from actors.policy import Policy
 from actors.records import Group, derive_seed
-from algorithms.diagnostics import k1, k3
-from algorithms.layout import pack_groups
-from algorithms.objective import Objective, PairLogProbs
+from actors.work import SumOverWorkers, Work, alone, layout_of, pair_inputs, work_of
+from algorithms.objective import Objective
 from algorithms.packing import pack
-from algorithms.pairs import Pairs
 from algorithms.schedules import learning_rate_factor
 
-SumOverWorkers = Callable[[torch.Tensor], torch.Tensor]
-"""Adds a tensor over all data-parallel workers, in place."""
-
-
-def alone(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over one worker."""
-    return tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """A group reduced to what its pairs need."""
-
-    group: Group
-    pairs: Pairs
-    used: NDArray[np.int64]
-    """Candidates that occur in a pair, ascending."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the group's place in a packed row."""
-        return len(self.group.prompt_ids) + sum(len(self.group.candidates[k].token_ids) for k in self.used)
+Tensors = dict[str, torch.Tensor]
 
 
 class Learner:
@@ -55,6 +33,7 @@ class Learner:
         self._config = config
         self.policy = policy
         self._objective = objective
+        self._rule = objective.update
         self.version = 0
         options = config.learner
         decayed = [p for p in policy.parameters().values() if p.ndim >= 2]
@@ -66,84 +45,156 @@ class Learner:
             eps=options.epsilon,
             fused=True,
         )
+        self._aside: dict[str, Any] | None = None
+        """Parameters and optimizer from which the next step starts, while the policy holds a look-ahead."""
+        remembered = self._rule.iteration > 1 or self._rule.momentum
+        self._iterate: Tensors | None = policy.snapshot() if remembered else None
+        """Parameters at the start of the iteration, before momentum."""
+        self._anchor: Tensors | None = self._iterate
+        """pi_t: the same after momentum."""
 
     def update(self, groups: Sequence[Group], add: SumOverWorkers) -> dict[str, float]:
-        """One optimizer step on this worker's groups of the batch.
+        """Take this worker's groups of the batch to the next version.
 
         Returns: metrics of the whole batch, as named in the run's `metrics.jsonl`.
         """
         began = time.perf_counter()
         torch.manual_seed(derive_seed(self._config.seed, "learner", self.version))
-        work = [self._work(group) for group in groups]
-        sums = Sums()
-        for item in work:
-            sums.add_group(item)
-        own = float(sum(len(item.pairs.first) for item in work))
-        pairs = int(add(torch.tensor(own, device=self.policy.device)).item())
-        trained = [item for item in work if len(item.pairs.first)]
-        lengths, single = [item.tokens for item in trained], [[i] for i in range(len(trained))]
-        order = pack(lengths, single, self._config.learner.token_budget)
-        for batch in order:
-            self._backward([trained[i] for i in batch], pairs, sums)
-        rate = self._set_rate()
-        norm = self._step(add) if pairs else 0.0
+        work = [work_of(self._objective, group, self._config.seed) for group in groups]
+        self._settle()
+        if self._rule.rule == "extragradient" and self.version % 2 == 0:
+            self._set_aside()
+        metrics = self._step(work, add)
         self.version += 1
-        metrics = sums.metrics(add, self.policy.device)
-        metrics |= {
-            "gradient_norm": norm,
-            "clipped": float(norm > self._config.learner.gradient_clip),
-            "learning_rate": rate,
-            "learner_busy_seconds": time.perf_counter() - began,
-        }
-        return metrics
+        if self.version % self._rule.iteration == 0:
+            self._begin_iteration()
+        if self._rule.rule == "past_extragradient":
+            self._set_aside()
+            self._step(work, add)
+        return metrics | {"learner_busy_seconds": time.perf_counter() - began}
+
+    def finish(self) -> None:
+        """Leave the policy itself in place, not its look-ahead."""
+        self._settle()
+
+    def published(self) -> dict[str, Tensors]:
+        """Named policies that get new weights with this version, and their trained parameters."""
+        own = {name: parameter.detach() for name, parameter in self.policy.parameters().items()}
+        settled = own if self._aside is None else self._aside["parameters"]
+        weights = {"current": own, "half": own, "iterate": settled}
+        if self._rule.mixture:
+            weights["mixture"] = self.policy.towards_reference(self._rule.mixture)
+        return {name: weights[name] for name in self._rule.published(self.version)}
 
     def state(self) -> dict[str, Any]:
         """Everything a later process needs to go on bit for bit."""
         parameters = {name: p.detach().cpu() for name, p in self.policy.parameters().items()}
-        return {"version": self.version, "parameters": parameters, "optimizer": self._optimizer.state_dict()}
+        return {
+            "version": self.version,
+            "parameters": parameters,
+            "optimizer": self._optimizer.state_dict(),
+            "aside": self._aside,
+            "iterate": self._iterate,
+            "anchor": self._anchor,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state()` of another process."""
+        self._load(state)
+        self.version = state["version"]
+        self._aside = state["aside"]
+        self._iterate, self._anchor = (self._placed(state[name]) for name in ("iterate", "anchor"))
+
+    def _placed(self, tensors: Tensors | None) -> Tensors | None:
+        return tensors and {name: tensor.to(self.policy.device) for name, tensor in tensors.items()}
+
+    def _load(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
             for name, parameter in self.policy.parameters().items():
                 parameter.copy_(state["parameters"][name])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.version = state["version"]
 
-    def _work(self, group: Group) -> Work:
-        assert group.preference is not None
-        identity = [tuple(candidate.token_ids.tolist()) for candidate in group.candidates]
-        seed = derive_seed(self._config.seed, "pairs", group.index)
-        pairs = self._objective.pairs(group.preference, identity, seed)
-        return Work(group=group, pairs=pairs, used=np.union1d(pairs.first, pairs.second))
+    def _set_aside(self) -> None:
+        """Remember parameters and moments; the next update starts from them again."""
+        self._aside = {
+            "parameters": self.policy.snapshot(),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
+        }
 
-    def _backward(self, batch: Sequence[Work], pairs: int, sums: "Sums") -> None:
-        layout = pack_groups(
-            [
-                (item.group.prompt_ids.tolist(), [item.group.candidates[k].token_ids.tolist() for k in item.used])
-                for item in batch
-            ],
-            self._config.learner.share_prompts,
-        )
+    def _settle(self) -> None:
+        if self._aside is not None:
+            self._load(self._aside)
+            self._aside = None
+
+    @torch.no_grad()
+    def _begin_iteration(self) -> None:
+        """pi_t becomes the current policy, moved on by the momentum of APO (2410.06293)."""
+        if self._iterate is None:
+            return
+        reached = self.policy.snapshot()
+        if self._rule.momentum:
+            for name, parameter in self.policy.parameters().items():
+                parameter.add_(reached[name] - self._iterate[name], alpha=self._rule.momentum)
+        self._iterate, self._anchor = reached, self.policy.snapshot()
+
+    def _step(self, work: Sequence[Work], add: SumOverWorkers) -> dict[str, float]:
+        """One optimizer step of all workers."""
+        sums = Sums()
+        for item in work:
+            sums.add_group(item)
+        own = float(sum(len(item.pairs) for item in work))
+        pairs = int(add(torch.tensor(own, device=self.policy.device)).item())
+        trained = [item for item in work if len(item.pairs)]
+        lengths, single = [item.tokens for item in trained], [[i] for i in range(len(trained))]
+        for batch in pack(lengths, single, self._config.learner.token_budget):
+            self._backward([trained[i] for i in batch], pairs, sums)
+        rate = self._set_rate()
+        norm = self._descend(add) if pairs else 0.0
+        return sums.metrics(add, self.policy.device) | {
+            "gradient_norm": norm,
+            "clipped": float(norm > self._config.learner.gradient_clip),
+            "learning_rate": rate,
+        }
+
+    def _backward(self, batch: Sequence[Work], pairs: int, sums: Sums) -> None:
+        layout = layout_of(batch, self._config.learner.share_prompts)
         reference = self.policy.sequence_logprobs(layout, reference=True)
+        iterate = self._iterate_logprobs(layout)
         logprobs = self.policy.sequence_logprobs(layout)
-        anchor = self._objective.anchor.combine(reference, None)
-        inputs = _pair_inputs(batch, logprobs, anchor)
-        loss = self._objective.loss(inputs)
+        if self._objective.corrects_opponents:
+            ends = np.cumsum([len(item.used) for item in batch])[:-1]
+            now = np.split(logprobs.detach().double().cpu().numpy(), ends)
+            batch = [item.corrected(self._objective, part) for item, part in zip(batch, now, strict=True)]
+        anchor = self._objective.anchor.combine(reference, logprobs.detach() if iterate is None else iterate)
+        inputs = pair_inputs(batch, logprobs, anchor)
+        weight = np.concatenate([item.pairs.weight for item in batch])
+        loss = self._objective.loss(inputs) * torch.from_numpy(weight).to(logprobs)
         (loss.sum() / pairs).backward()
-        sums.add_pairs(inputs, loss.detach(), self._objective.reward_scale)
+        sums.add_pairs(batch, inputs, loss.detach(), self._objective.reward_scale)
         sums.add_sequences((logprobs.detach() - reference), len(layout.input_ids))
 
+    def _iterate_logprobs(self, layout: Any) -> torch.Tensor | None:
+        """Log-probabilities under pi_t, [S]; none where pi_t is the policy itself."""
+        if self._rule.iteration == 1 or not self._objective.anchor.iterate:
+            return None
+        assert self._anchor is not None
+        with torch.no_grad(), self.policy.under(self._anchor):
+            return self.policy.sequence_logprobs(layout)
+
     def _set_rate(self) -> float:
-        options = self._config.learner
+        options, turns = self._config.learner, 2 if self._rule.rule == "extragradient" else 1
         factor = learning_rate_factor(
-            self.version, self._config.loop.steps, options.warmup_steps, options.schedule, options.minimum_rate
+            min(self.version // turns, self._config.loop.steps // turns - 1),
+            self._config.loop.steps // turns,
+            options.warmup_steps,
+            options.schedule,
+            options.minimum_rate,
         )
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = options.learning_rate * factor
         return options.learning_rate * factor
 
-    def _step(self, add: SumOverWorkers) -> float:
+    def _descend(self, add: SumOverWorkers) -> float:
         parameters = list(self.policy.parameters().values())
         gradients = []
         for parameter in parameters:
@@ -161,101 +212,3 @@ class Learner:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return float(norm)
-
-
-def _pair_inputs(batch: Sequence[Work], logprobs: torch.Tensor, anchor: torch.Tensor) -> PairLogProbs:
-    """Log-probabilities of the batch's pairs, all [P], from those of its sequences."""
-    first, second, target, lengths = [], [], [], []
-    offset = 0
-    for item in batch:
-        place = {int(k): offset + i for i, k in enumerate(item.used)}
-        first += [place[int(k)] for k in item.pairs.first]
-        second += [place[int(k)] for k in item.pairs.second]
-        target += item.pairs.target.tolist()
-        lengths += [len(item.group.candidates[k].token_ids) for k in item.used]
-        offset += len(item.used)
-    device = logprobs.device
-    i, j = torch.tensor(first, device=device), torch.tensor(second, device=device)
-    tokens = torch.tensor(lengths, dtype=torch.float32, device=device)
-    return PairLogProbs(
-        first=logprobs[i],
-        second=logprobs[j],
-        anchor_first=anchor[i],
-        anchor_second=anchor[j],
-        first_length=tokens[i],
-        second_length=tokens[j],
-        target=torch.tensor(target, dtype=torch.float32, device=device),
-    )
-
-
-class Sums:
-    """Running sums of a batch's metrics; they add up over micro-batches and over workers."""
-
-    NAMES = (
-        "groups", "candidates", "tokens", "truncated", "negative_logprob", "pairs", "dropped_pairs",
-        "loss", "margin", "correct", "chosen", "rejected", "sequences", "k1", "k3", "trained_tokens",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self._values = dict.fromkeys(self.NAMES, 0.0)
-
-    def add_group(self, work: Work) -> None:
-        """Count a group, its candidates and its pairs."""
-        candidates = work.group.candidates
-        self._add(
-            groups=1,
-            candidates=len(candidates),
-            tokens=sum(len(c.token_ids) for c in candidates),
-            truncated=sum(c.truncated for c in candidates),
-            negative_logprob=-float(sum(c.logprobs.sum() for c in candidates)),
-            pairs=len(work.pairs.first),
-            dropped_pairs=work.pairs.dropped,
-        )
-
-    def add_pairs(self, inputs: PairLogProbs, loss: torch.Tensor, reward_scale: float) -> None:
-        """Add the pairs of one micro-batch."""
-        margin = reward_scale * inputs.margin.detach()
-        self._add(
-            loss=loss.sum().item(),
-            margin=margin.sum().item(),
-            correct=(margin > 0).sum().item(),
-            chosen=inputs.first.sum().item(),
-            rejected=inputs.second.sum().item(),
-        )
-
-    def add_sequences(self, log_ratio: torch.Tensor, tokens: int) -> None:
-        """Add the log-ratios (policy to reference, nats) of one micro-batch's sequences."""
-        self._add(
-            sequences=len(log_ratio),
-            k1=k1(-log_ratio).sum().item(),
-            k3=k3(-log_ratio).sum().item(),
-            trained_tokens=tokens,
-        )
-
-    def metrics(self, add: SumOverWorkers, device: torch.device) -> dict[str, float]:
-        """Means over the whole batch, over all workers."""
-        total = add(torch.tensor([self._values[name] for name in self.NAMES], dtype=torch.float64, device=device))
-        value = dict(zip(self.NAMES, total.tolist(), strict=True))
-        pairs, sequences = max(value["pairs"], 1.0), max(value["sequences"], 1.0)
-        return {
-            "loss": value["loss"] / pairs,
-            "margin": value["margin"] / pairs,
-            "accuracy": value["correct"] / pairs,
-            "chosen_logprob": value["chosen"] / pairs,
-            "rejected_logprob": value["rejected"] / pairs,
-            "kl": value["k1"] / sequences,
-            "kl_k3": value["k3"] / sequences,
-            "entropy": value["negative_logprob"] / max(value["tokens"], 1.0),
-            "length_mean": value["tokens"] / max(value["candidates"], 1.0),
-            "truncated_share": value["truncated"] / max(value["candidates"], 1.0),
-            "pairs": value["pairs"],
-            "dropped_pairs": value["dropped_pairs"],
-            "batch_groups": value["groups"],
-            "batch_completions": value["candidates"],
-            "batch_generated_tokens": value["tokens"],
-            "batch_trained_tokens": value["trained_tokens"],
-        }
-
-    def _add(self, **values: float) -> None:
-        for name, value in values.items():
-            self._values[name] += value

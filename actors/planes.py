@@ -2,7 +2,9 @@
 again when the member that had it is lost."""
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -11,9 +13,14 @@ from ray.exceptions import RayTaskError
 from actors.config import AlignConfig, RolloutConfig
 from actors.deadlines import DeadlineExceeded, within
 from actors.pool import Member, MemberLost, Pool
-from actors.records import GroupRequest, GroupSummary, Sampling
+from actors.records import GroupRequest, GroupSummary, Part, Sampling
 from actors.rollout import RolloutEngine, engine_environment
 from actors.scorer import Comparison, Scorer
+from actors.teacher import create_teacher
+from algorithms.sampling import FIXED, Role
+
+TEACHER = ("teacher",)
+"""The policies of the pool with another model."""
 
 
 class Rejected(Exception):
@@ -25,43 +32,100 @@ class Rejected(Exception):
 
 
 class Planes:
-    """Pools of engines and scorers, and the three things that are asked of them."""
+    """Pools of engines and scorers, and the three things that are asked of them.
+
+    With LoRA one pool serves every named policy; with full weights each has a pool of its own, of the same size.
+    """
 
     def __init__(
         self,
         config: AlignConfig,
+        policies: Sequence[str],
+        run_directory: str,
         prepare_engine: Callable[[Member], Awaitable[None]],
         on_pool_event: Callable[[str, str, str], None],
         on_event: Callable[..., None],
     ) -> None:
         self._config = config
+        self._run_directory = run_directory
         self._on_event = on_event
         deadline = config.deadlines.start
-        engines = [f"engine-{i}" for i in range(config.rollout.engines)]
+        self._samplers: list[tuple[tuple[str, ...], Pool]] = []
+        for served in sampler_pools(policies, config.learner.method):
+            label = "engine" if policies[0] in served else served[0]
+            pool = Pool(
+                [f"{label}-{i}" for i in range(1 if served == TEACHER else config.rollout.engines)],
+                self._create_teacher if served == TEACHER else partial(self._create_sampler, served),
+                prepare_engine,
+                start_deadline=deadline,
+                on_event=on_pool_event,
+            )
+            self._samplers.append((served, pool))
         scorers = [f"scorer-{i}" for i in range(config.scoring.scorers)]
-        self.engines = Pool(
-            engines, self._create_engine, prepare_engine, start_deadline=deadline, on_event=on_pool_event
-        )
         # One group each: a deadline must not run while its group waits behind another one that hangs.
         self.scorers = Pool(scorers, self._create_scorer, slots=1, start_deadline=deadline, on_event=on_pool_event)
 
-    async def generate(self, request: GroupRequest) -> tuple[GroupSummary, Any]:
-        """Sample a group; returns its summary and a reference to its record batch.
+    @property
+    def samplers(self) -> list[Pool]:
+        """Every pool that writes candidates."""
+        return [pool for _, pool in self._samplers]
 
+    @property
+    def engines(self) -> list[Member]:
+        """Every member of these pools."""
+        return [member for pool in self.samplers for member in pool.members]
+
+    def serves(self, member: Member) -> tuple[str, ...]:
+        """Published policies that a member of a pool samples from."""
+        served = next(served for served, pool in self._samplers if member in pool.members)
+        return tuple(policy for policy in served if policy not in FIXED)
+
+    def served_version(self) -> int:
+        """The oldest version that an engine samples from at this moment; -1 where a pool has none ready."""
+        pools = [pool.ready() for served, pool in self._samplers if set(served) - set(FIXED)]
+        return min((member.version for ready in pools for member in ready), default=-1) if all(pools) else -1
+
+    def busy_seconds(self) -> tuple[float, float]:
+        """Busy seconds of all engines, and of all scorers."""
+        return sum(pool.busy_seconds() for pool in self.samplers), self.scorers.busy_seconds()
+
+    async def generate(self, request: GroupRequest, earlier: Any = None) -> tuple[GroupSummary, Any]:
+        """Sample the parts of a group, behind the candidates of `earlier`, a reference to its record batch.
+
+        Returns: the group's summary and a reference to its record batch.
         Raises: `Rejected` when the request is at fault, or when it was lost too often.
         """
+        summary = None
+        for pool, parts in self._by_pool(request.parts):
+            summary, earlier = await self._ask(pool, replace(request, parts=parts), earlier)
+        assert summary is not None
+        return summary, earlier
+
+    def _by_pool(self, parts: Sequence[Part]) -> list[tuple[Pool, tuple[Part, ...]]]:
+        """Parts in their order, those that follow each other in one pool together."""
+        asked: list[tuple[Pool, tuple[Part, ...]]] = []
+        for part in parts:
+            pool = next(pool for served, pool in self._samplers if part.policy in served)
+            if asked and asked[-1][0] is pool:
+                asked[-1] = (pool, (*asked[-1][1], part))
+            else:
+                asked.append((pool, (part,)))
+        return asked
+
+    async def _ask(self, pool: Pool, request: GroupRequest, earlier: Any) -> tuple[GroupSummary, Any]:
         deadlines, last = self._config.deadlines, ""
         for _ in range(self._config.rollout.attempts):
             try:
-                async with self.engines.use(deadlines.start) as engine:
-                    summary, payload = engine.handle.generate.remote(request)
+                async with pool.use(deadlines.start) as engine:
+                    summary, payload = engine.handle.generate.remote(request, earlier)
                     what = f"{engine.name} to generate group {request.id} (deadlines.generate)"
                     return await within(deadlines.generate, summary, what), payload
             except MemberLost as lost:
                 last = str(lost)
                 self._on_event("reissued", group=request.id, plane="rollout", detail=last)
             except RayTaskError as error:
-                raise Rejected("generation_failed", cause_of(error)) from error
+                # A sampler whose own errors have names says why, the others only that.
+                raise Rejected(getattr(error.cause, "name", "generation_failed"), cause_of(error)) from error
         raise Rejected("generation_failed", last)
 
     async def score(self, payload: Any) -> tuple[GroupSummary, Any]:
@@ -97,7 +161,7 @@ class Planes:
                     )
         raise DeadlineExceeded("no scorer could compare held-out completions")
 
-    def _create_engine(self, name: str) -> Any:
+    def _create_sampler(self, policies: tuple[str, ...], name: str) -> Any:
         rollout = self._config.rollout
         options = ray.remote(RolloutEngine).options(
             num_cpus=rollout.cpus,
@@ -105,18 +169,30 @@ class Planes:
             max_concurrency=1000,
             runtime_env={"env_vars": engine_environment(self._config)},
         )
-        return options.remote(name, self._config)
+        return options.remote(name, self._config, policies)
+
+    def _create_teacher(self, name: str) -> Any:
+        return create_teacher(name, self._config, self._run_directory)
 
     def _create_scorer(self, name: str) -> Any:
         return ray.remote(Scorer).options(num_cpus=self._config.scoring.cpus).remote(name, self._config.scoring)
 
 
-def sampling_of(rollout: RolloutConfig) -> Sampling:
-    """The distribution that a configuration samples from."""
+def sampler_pools(policies: Sequence[str], method: str) -> list[tuple[str, ...]]:
+    """Which policies share a pool of engines."""
+    own = [policy for policy in policies if method != "lora" or policy == "teacher"]
+    shared = tuple(policy for policy in policies if policy not in own)
+    return [*([shared] if shared else []), *((policy,) for policy in own)]
+
+
+def sampling_of(rollout: RolloutConfig, role: Role | None = None) -> Sampling:
+    """The distribution that a configuration samples a role from."""
+    temperature = role.temperature if role else None
+    top_k = role.top_k if role else None
     return Sampling(
-        temperature=rollout.temperature,
+        temperature=rollout.temperature if temperature is None else temperature,
         top_p=rollout.top_p,
-        top_k=rollout.top_k,
+        top_k=rollout.top_k if top_k is None else top_k,
         max_new_tokens=rollout.max_new_tokens,
     )
 

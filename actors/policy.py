@@ -6,7 +6,7 @@ format, trains float32 adapters, and the base under the adapter is the reference
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Policy:
         self._folder = folder
         self.device = device
         self.dtype = DTYPES[config.model.dtype]
+        allowed = config.rollout.allowed_tokens
+        self._allowed = None if allowed is None else torch.tensor(sorted(allowed), device=device)
         torch.manual_seed(config.seed)
         if config.learner.method == "lora":
             self.model = self._load(self.dtype)
@@ -74,8 +76,32 @@ class Policy:
             for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         )
 
+    @contextlib.contextmanager
+    def under(self, parameters: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Compute with other trained parameters for a while; no gradient may cross the border."""
+        own = {name: parameter.data for name, parameter in self.parameters().items()}
+        try:
+            for name, parameter in self.parameters().items():
+                parameter.data = parameters[name]
+            yield
+        finally:
+            for name, parameter in self.parameters().items():
+                parameter.data = own[name]
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """A copy of the trained parameters, on their device."""
+        return {name: parameter.detach().clone() for name, parameter in self.parameters().items()}
+
+    def towards_reference(self, weight: float) -> dict[str, torch.Tensor]:
+        """(1 - weight) theta + weight theta_ref; for an adapter, whose change is a product B A, the factor is B's."""
+        if self.adapted is not None:
+            scaled = self.parameters().items()
+            return {name: p.detach() * (1.0 - weight if "lora_B" in name else 1.0) for name, p in scaled}
+        start = dict(self.reference.named_parameters())
+        return {name: p.detach().lerp(start[name].to(p.dtype), weight) for name, p in self.parameters().items()}
+
     def published_tensors(self) -> dict[str, torch.Tensor]:
-        """A snapshot of what the engines need, on the CPU, safe from later updates."""
+        """A copy of what the engines need, on the CPU, safe from later updates."""
         if self.adapted is not None:
             from peft import get_peft_model_state_dict
 
@@ -155,12 +181,16 @@ class Policy:
 
     def _token_logprobs(self, model: Any, layout: Layout, temperature: float) -> torch.Tensor:
         with self._autocast():
-            head = model.get_output_embeddings()
+            head, targets = model.get_output_embeddings(), layout.targets.to(self.device)
+            weight, bias = head.weight, getattr(head, "bias", None)
+            if self._allowed is not None:
+                weight, bias = weight[self._allowed], None if bias is None else bias[self._allowed]
+                targets = torch.searchsorted(self._allowed, targets)
             return token_logprobs(
                 self._hidden(model, layout)[layout.predictor.to(self.device)],
-                head.weight,
-                layout.targets.to(self.device),
+                weight,
+                targets,
                 temperature=temperature,
                 chunk_tokens=self._config.learner.chunk_tokens,
-                head_bias=getattr(head, "bias", None),
+                head_bias=bias,
             )

@@ -44,6 +44,8 @@ class Member:
         self.ready = False
         self.load = 0
         self.version = -1
+        self.loaded: dict[str, int] = {}
+        """Version of each policy that it serves."""
         self.clock = BusyClock()
         self.lost = asyncio.Event()
 

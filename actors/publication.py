@@ -34,8 +34,9 @@ LEARNER_TOKENS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """What the engines need besides the weights themselves."""
+    """New weights of one named policy: what the engines need besides the weights themselves."""
 
+    policy: str = "current"
     version: int
     payload: Any
     """Transport's handle of the safetensors bytes."""
@@ -49,9 +50,10 @@ class Publication:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What an engine saw when it loaded a version."""
+    """What an engine saw when it loaded publications."""
 
     version: int
+    """The newest of them."""
     engine: str
     seconds: float
     paused_seconds: float
@@ -128,7 +130,7 @@ def verify_canaries(
     difference = (engine_all - learner_all).abs().mean().item()
     if not difference <= tolerance:
         raise PublicationError(
-            f"version {publication.version}: canary log-probabilities differ by {difference:.4g} nats a token "
+            f"{publication.policy}, version {publication.version}: canary log-probabilities differ by {difference:.4g} nats a token "
             f"(learner {learner_all.mean():.4f}, engine {engine_all.mean():.4f}; tolerance {tolerance:.4g}): "
             "the engine does not run the weights that the learner published"
         )

@@ -1,12 +1,13 @@
-"""Brings every engine to the newest published version, and knows which version they all serve.
+"""Brings every engine to the newest published weights of the policies it serves, and knows what they all serve.
 
-The learner never waits here. An engine that is still loading skips to the newest version afterwards; one that was
-replaced loads it before it serves. A publication that cannot be proved ends the run.
+The learner never waits here. An engine that is still loading skips to the newest weights afterwards; one that was
+replaced loads them before it serves. A publication that cannot be proved ends the run.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ray.exceptions import ObjectLostError
 
@@ -14,30 +15,65 @@ from actors.config import AlignConfig
 from actors.deadlines import within
 from actors.pool import LOSSES, Member
 from actors.publication import LoadReport, Publication
+from algorithms.sampling import steps_back
+
+Weights = dict[str, Publication]
+"""The newest publication of each policy."""
 
 
 class Publisher:
-    """Publications on their way to the members of one pool."""
+    """Publications on their way to the engines.
 
-    def __init__(self, config: AlignConfig, on_loaded: Callable[[list[LoadReport], float, float], None]) -> None:
+    `serves(member)`: the published policies that a member samples from. `evaluated`: the policy of which
+    `previous(k)` are earlier versions.
+    """
+
+    def __init__(
+        self,
+        config: AlignConfig,
+        serves: Callable[[Member], Sequence[str]],
+        evaluated: str,
+        on_loaded: Callable[[list[LoadReport], float, float], None],
+    ) -> None:
         self._deadlines = config.deadlines
+        self._serves = serves
+        self._evaluated = evaluated
         self._on_loaded = on_loaded
-        self._engines = config.rollout.engines
-        self._newest: Publication | None = None
+        self._members: list[Member] = []
+        self._newest: Weights = {}
+        self._version = -1
+        self._history: list[Publication] = []
+        self._depth = 0
         self._sent_at = 0.0
         self._blocked_seconds = 0.0
         self._reports: dict[int, dict[str, LoadReport]] = {}
+        self._expected: dict[int, int] = {}
+        """Engines that have something to load for a version."""
         self._changed = asyncio.Condition()
         self._served = -1
         self._held_at: int | None = None
-        self._held: Publication | None = None
+        self._held: Weights = {}
 
-    async def publish(self, publication: Publication, blocked_seconds: float) -> None:
-        """Offer a version; `blocked_seconds` is what it cost the learner."""
+    def watch(self, members: Sequence[Member]) -> None:
+        """The members that have to load what is published, before they start."""
+        self._members = [member for member in members if self._serves(member)]
+        self._depth = max((steps_back(p) or 0 for member in self._members for p in self._serves(member)), default=0)
+
+    async def publish(self, publications: Sequence[Publication], blocked_seconds: float) -> None:
+        """Offer the weights of a version; `blocked_seconds` is what it cost the learner.
+
+        A learner that catches up publishes old versions again: they replace payloads that may have died with its
+        predecessor, and nothing newer.
+        """
         async with self._changed:
-            if self._held_at is not None and publication.version <= self._held_at:
-                self._held = publication
-            self._newest = publication
+            for publication in publications:
+                self._take(publication)
+            version = max(p.version for p in publications)
+            if version > self._version:
+                self._version = version
+                self._expected[version] = sum(bool(self._wanted(member)[1]) for member in self._members)
+            if self._held_at is not None and self._version <= self._held_at:
+                self._held = dict(self._newest)
             self._sent_at = time.monotonic()
             self._blocked_seconds = blocked_seconds
             self._changed.notify_all()
@@ -45,25 +81,28 @@ class Publisher:
     async def hold(self, version: int | None) -> None:
         """Let no engine go beyond `version` for now; none lets them go on."""
         async with self._changed:
-            self._held_at, self._held = version, None
+            self._held_at, self._held = version, {}
             self._changed.notify_all()
 
     async def prepare(self, member: Member) -> None:
-        """Load the newest version into a fresh engine, waiting for the first one if need be.
+        """Load the newest weights into a fresh engine, waiting for the first ones if need be.
 
         Groups may have been admitted for any version that some engine served; none is sampled from older weights.
         """
+        if not self._serves(member):
+            return
+        member.loaded = {}
         await self._load(member, fresh=True)
         while member.version < self._served:
             await self._load(member, fresh=True)
 
     async def follow(self, member: Member) -> None:
-        """Keep one engine at the newest version, for ever."""
-        while True:
+        """Keep one engine at the newest weights, for ever."""
+        while self._serves(member):
             async with self._changed:
                 await self._changed.wait_for(lambda: self._is_behind(member))
             if not member.ready:
-                # A replaced engine gets the version from `prepare`; look again when it is back.
+                # A replaced engine gets the weights from `prepare`; look again when it is back.
                 await asyncio.sleep(0.2)
                 continue
             handle = member.handle
@@ -75,43 +114,68 @@ class Publisher:
 
     async def reached(self, member: Member, version: int) -> None:
         """Wait until an engine serves `version` or a newer one."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: member.version >= version)
+        if self._serves(member):
+            async with self._changed:
+                await self._changed.wait_for(lambda: member.version >= version)
+
+    def _take(self, publication: Publication) -> None:
+        known = self._newest.get(publication.policy)
+        if known is None or publication.version >= known.version:
+            self._newest = self._newest | {publication.policy: publication}
+        if publication.policy == self._evaluated:
+            others = [p for p in self._history if p.version != publication.version]
+            self._history = sorted([*others, publication], key=lambda p: p.version)[-self._depth - 1 :]
 
     def _is_behind(self, member: Member) -> bool:
-        return self._newest is not None and member.version < self._newest.version and not self._holds(member)
+        held = self._held_at is not None and member.version >= self._held_at
+        return member.version < self._version and not held
 
-    def _holds(self, member: Member) -> bool:
-        return self._held_at is not None and member.version >= self._held_at
+    def _wanted(self, member: Member) -> tuple[int, list[Publication]]:
+        """The version to reach, and what a member lacks of it."""
+        weights = self._held or self._newest
+        version = self._held_at if self._held and self._held_at is not None else self._version
+        wanted = []
+        for policy in self._serves(member):
+            back = steps_back(policy)
+            if back is None:
+                found = weights.get(policy)
+            else:
+                past = [p for p in self._history if p.version <= version]
+                found = replace(past[max(-len(past), -back - 1)], policy=policy) if past else None
+            if found is not None and member.loaded.get(policy, -1) < found.version:
+                wanted.append(found)
+        return version, wanted
 
     async def _load(self, member: Member, fresh: bool) -> None:
         async with self._changed:
-            await self._changed.wait_for(lambda: self._newest is not None)
-        publication = self._held or self._newest
-        assert publication is not None
-        asked = time.monotonic()
-        what = f"{member.name} to load version {publication.version} (deadlines.publish)"
-        try:
-            report = await within(self._deadlines.publish, member.handle.load.remote(publication), what)
-        except ObjectLostError:
-            # Its learner died before this engine had it; the one that takes over publishes again.
-            async with self._changed:
-                await self._changed.wait_for(lambda: (self._held or self._newest) is not publication)
-            await self._load(member, fresh)
-            return
-        member.version = publication.version
-        self._served = max(self._served, publication.version)
-        self._account(report, asked if fresh else self._sent_at)
+            await self._changed.wait_for(lambda: self._version >= 0)
+        version, publications = self._wanted(member)
+        asked, sent_at = time.monotonic(), self._sent_at
+        if publications:
+            what = f"{member.name} to load version {version} (deadlines.publish)"
+            try:
+                report = await within(self._deadlines.publish, member.handle.load.remote(*publications), what)
+            except ObjectLostError:
+                # Its learner died before this engine had it; the one that takes over publishes again.
+                async with self._changed:
+                    await self._changed.wait_for(lambda: self._sent_at != sent_at)
+                await self._load(member, fresh)
+                return
+            member.loaded |= {p.policy: p.version for p in publications}
+        member.version = version
+        self._served = max(self._served, version)
+        if publications:
+            self._account(replace(report, version=version), asked if fresh else sent_at)
         async with self._changed:
             self._changed.notify_all()
 
     def _account(self, report: LoadReport, since: float) -> None:
         reports = self._reports.setdefault(report.version, {})
         reports[report.engine] = report
-        if len(reports) == self._engines:
-            loaded = list(self._reports.pop(report.version).values())
-            for old in [version for version in self._reports if version < report.version]:
-                del self._reports[old]
+        if len(reports) == self._expected.get(report.version):
+            loaded = list(reports.values())
+            self._reports = {v: found for v, found in self._reports.items() if v > report.version}
+            self._expected = {v: count for v, count in self._expected.items() if v > report.version}
             seconds = time.monotonic() - since
             exposed = self._blocked_seconds + max(entry.paused_seconds for entry in loaded)
             self._on_loaded(loaded, seconds, exposed)

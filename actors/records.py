@@ -8,7 +8,7 @@ of the distribution really sampled from, and which weight version sampled which 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,32 +41,47 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupRequest:
-    """What the conductor asks an engine for: `len(seeds)` candidates of one prompt.
+class Part:
+    """Candidates of one group that one named policy is asked for: one a seed.
 
-    Example: `GroupRequest(id="s0-e0-00000007", index=7, epoch=0, messages=(...), seeds=(11, 12), ...)`.
+    Example: `Part(role="pair", policy="current", seeds=(11, 12), sampling=Sampling(...))`.
+    """
+
+    role: str
+    policy: str
+    seeds: tuple[int, ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRequest:
+    """What the conductor asks a sampler for: candidates of one prompt, part by part.
+
+    Example: `GroupRequest(id="s0-e0-00000007", index=7, epoch=0, messages=(...), parts=(Part(...),), ...)`.
     """
 
     id: str
     index: int
     epoch: int
     version: int
-    """Policy version that admission counted with."""
+    """Version that admission counted with."""
     messages: tuple[Message, ...]
-    seeds: tuple[int, ...]
-    policy: str
-    sampling: Sampling
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One sampled completion.
 
-    Example: `Candidate(seed=11, policy="current", token_ids=np.array([5, 2]), logprobs=np.array([-.7, -.1]), ...)`.
+    Example: `Candidate(seed=11, role="pair", policy="current", token_ids=np.array([5, 2]), ...)`.
     """
 
     seed: int
+    role: str
+    """What the objective wants it for: `pair` or `opponent`."""
     policy: str
+    """Name of the policy that wrote it; `versions` count the publications of that name."""
+    sampling: Sampling
     token_ids: NDArray[np.int32]
     """[T], as sampled, including the end token."""
     logprobs: NDArray[np.float32]
@@ -97,7 +112,6 @@ class Group:
     version: int
     messages: tuple[Message, ...]
     prompt_ids: NDArray[np.int32]
-    sampling: Sampling
     candidates: tuple[Candidate, ...]
     engine: str
     preference: NDArray[np.float64] | None = field(default=None)
@@ -109,9 +123,24 @@ class Group:
         """The oldest weights that sampled a token of any candidate."""
         return min(candidate.oldest_version for candidate in self.candidates)
 
+    def joined(self, candidates: Sequence[Candidate], sampler: str) -> "Group":
+        """The same group with more candidates, written by another sampler."""
+        samplers = dict.fromkeys([*self.engine.split("+"), sampler])
+        return replace(self, candidates=(*self.candidates, *candidates), engine="+".join(samplers))
+
     def scored(self, preference: NDArray[np.float64], scorer: str) -> "Group":
         """The same group with its verdict."""
         return replace(self, preference=preference, scorer=scorer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a role's candidates came from."""
+
+    role: str
+    policy: str
+    version: int
+    """The oldest weights of that policy that sampled one of their tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +149,7 @@ class GroupSummary:
 
     id: str
     index: int
-    oldest_version: int
+    sources: tuple[Source, ...]
     prompt_tokens: int
     lengths: tuple[int, ...]
     truncated: int
@@ -129,23 +158,25 @@ class GroupSummary:
 
 
 SPAN = pa.struct([("version", pa.int64()), ("start", pa.int32()), ("end", pa.int32())])
-CANDIDATE = pa.struct(
-    [
-        ("seed", pa.int64()),
-        ("policy", pa.string()),
-        ("token_ids", pa.list_(pa.int32())),
-        ("logprobs", pa.list_(pa.float32())),
-        ("text", pa.string()),
-        ("finish_reason", pa.string()),
-        ("versions", pa.list_(SPAN)),
-    ]
-)
 SAMPLING = pa.struct(
     [
         ("temperature", pa.float64()),
         ("top_p", pa.float64()),
         ("top_k", pa.int64()),
         ("max_new_tokens", pa.int64()),
+    ]
+)
+CANDIDATE = pa.struct(
+    [
+        ("seed", pa.int64()),
+        ("role", pa.string()),
+        ("policy", pa.string()),
+        ("sampling", SAMPLING),
+        ("token_ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("versions", pa.list_(SPAN)),
     ]
 )
 SCHEMA = pa.schema(
@@ -156,14 +187,13 @@ SCHEMA = pa.schema(
         ("version", pa.int64()),
         ("messages", pa.string()),
         ("prompt_ids", pa.list_(pa.int32())),
-        ("sampling", SAMPLING),
         ("candidates", pa.list_(CANDIDATE)),
         ("engine", pa.string()),
         ("preference", pa.list_(pa.float64())),
         ("scorer", pa.string()),
         ("trained_version", pa.int64()),
     ],
-    metadata={b"nashloop": b"group/1"},
+    metadata={b"nashloop": b"group/2"},
 )
 """One row a group. `messages` is JSON; `preference` is the K x K matrix row by row; `trained_version` is null until
 the group was trained."""
@@ -186,7 +216,9 @@ def derive_seed(*parts: int | str) -> int:
 def _candidate_row(candidate: Candidate) -> dict[str, Any]:
     return {
         "seed": candidate.seed,
+        "role": candidate.role,
         "policy": candidate.policy,
+        "sampling": asdict(candidate.sampling),
         "token_ids": candidate.token_ids,
         "logprobs": candidate.logprobs,
         "text": candidate.text,
@@ -205,12 +237,6 @@ def to_arrow(groups: Iterable[Group], trained_version: int | None = None) -> pa.
             "version": group.version,
             "messages": json.dumps(group.messages),
             "prompt_ids": group.prompt_ids,
-            "sampling": {
-                "temperature": group.sampling.temperature,
-                "top_p": group.sampling.top_p,
-                "top_k": group.sampling.top_k,
-                "max_new_tokens": group.sampling.max_new_tokens,
-            },
             "candidates": [_candidate_row(candidate) for candidate in group.candidates],
             "engine": group.engine,
             "preference": None if group.preference is None else group.preference.ravel(),
@@ -226,18 +252,21 @@ def _candidates(column: pa.ListScalar) -> tuple[Candidate, ...]:
     """Read candidates without turning every token into a Python object."""
     values = column.values
     tokens, logprobs = values.field("token_ids"), values.field("logprobs")
-    rest = [values.field(name).to_pylist() for name in ("seed", "policy", "text", "finish_reason", "versions")]
+    names = ("seed", "role", "policy", "sampling", "text", "finish_reason", "versions")
+    rest = [values.field(name).to_pylist() for name in names]
     return tuple(
         Candidate(
             seed=seed,
+            role=role,
             policy=policy,
+            sampling=Sampling(**sampling),
             token_ids=tokens[k].values.to_numpy(zero_copy_only=False),
             logprobs=logprobs[k].values.to_numpy(zero_copy_only=False),
             text=text,
             finish_reason=finish_reason,
             versions=tuple(VersionSpan(**span) for span in versions),
         )
-        for k, (seed, policy, text, finish_reason, versions) in enumerate(zip(*rest, strict=True))
+        for k, (seed, role, policy, sampling, text, finish_reason, versions) in enumerate(zip(*rest, strict=True))
     )
 
 
@@ -268,7 +297,6 @@ def _group(row: dict[str, pa.Scalar]) -> Group:
         version=row["version"].as_py(),
         messages=tuple(json.loads(row["messages"].as_py())),
         prompt_ids=row["prompt_ids"].values.to_numpy(zero_copy_only=False),
-        sampling=Sampling(**row["sampling"].as_py()),
         candidates=candidates,
         engine=row["engine"].as_py(),
         preference=preference,
@@ -281,9 +309,17 @@ def summarise(group: Group, rejection: str | None = None) -> GroupSummary:
     return GroupSummary(
         id=group.id,
         index=group.index,
-        oldest_version=group.oldest_version,
+        sources=_sources(group.candidates),
         prompt_tokens=len(group.prompt_ids),
         lengths=tuple(len(candidate.token_ids) for candidate in group.candidates),
         truncated=sum(candidate.truncated for candidate in group.candidates),
         rejection=rejection,
     )
+
+
+def _sources(candidates: Iterable[Candidate]) -> tuple[Source, ...]:
+    oldest: dict[tuple[str, str], int] = {}
+    for candidate in candidates:
+        key, version = (candidate.role, candidate.policy), candidate.oldest_version
+        oldest[key] = min(oldest.get(key, version), version)
+    return tuple(Source(role=role, policy=policy, version=version) for (role, policy), version in oldest.items())

@@ -1,7 +1,9 @@
-"""Rollout plane: one vLLM engine in a Ray actor.
+"""Rollout plane: one vLLM engine in a Ray actor, and the named policies that it serves.
 
 Candidates are sampled with a seed of their own, so a re-issued group is the same group. New weights are loaded while
-requests are half generated: generation pauses, keeps its requests, and goes on; every token knows its version.
+requests are half generated: generation pauses, keeps its requests, and goes on; every token knows its version. With
+LoRA one engine serves every policy, each as an adapter and the reference as the bare model; with full weights an
+engine serves one.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,18 @@ from actors.records import (
     Group,
     GroupRequest,
     GroupSummary,
+    Part,
     Sampling,
     VersionSpan,
+    from_arrow,
     summarise,
     to_arrow,
 )
+from algorithms.sampling import FIXED
 
-LORA_ID = 1
 POLICY = "current"
+KEPT_LOADS = 256
+"""Loads whose versions an engine remembers; a request spans a few at most."""
 
 
 def engine_environment(config: AlignConfig) -> dict[str, str]:
@@ -54,9 +60,10 @@ def engine_environment(config: AlignConfig) -> dict[str, str]:
     return environment
 
 
-def engine_arguments(config: AlignConfig, model_folder: str) -> dict[str, Any]:
-    """Arguments of `vllm.AsyncEngineArgs`."""
+def engine_arguments(config: AlignConfig, model_folder: str, policies: Sequence[str] = (POLICY,)) -> dict[str, Any]:
+    """Arguments of `vllm.AsyncEngineArgs` for an engine that serves these policies."""
     rollout, learner = config.rollout, config.learner
+    published = [policy for policy in policies if policy not in FIXED]
     arguments: dict[str, Any] = {
         "model": model_folder,
         "dtype": config.model.dtype,
@@ -87,9 +94,10 @@ def engine_arguments(config: AlignConfig, model_folder: str) -> dict[str, Any]:
         arguments["max_num_batched_tokens"] = max(4096, config.model.context)
         # The CPU default of 128 tokens is longer than most chat prompts, whose prefix would then never be shared.
         arguments["block_size"] = 32
-    if learner.method == "lora":
-        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": max(8, learner.lora.rank)}
-    else:
+    if published and learner.method == "lora":
+        rank = max(8, learner.lora.rank)
+        arguments |= {"enable_lora": True, "max_loras": len(published), "max_lora_rank": rank}
+    elif published:
         # With tied embeddings vLLM's reload leaves the old output head in place, without an error.
         arguments["hf_overrides"] = {"tie_word_embeddings": False}
     return arguments
@@ -98,11 +106,16 @@ def engine_arguments(config: AlignConfig, model_folder: str) -> dict[str, Any]:
 class RolloutEngine:
     """A vLLM engine that answers group requests and takes publications."""
 
-    def __init__(self, name: str, config: AlignConfig) -> None:
+    def __init__(self, name: str, config: AlignConfig, policies: tuple[str, ...] = (POLICY,)) -> None:
         self.name = name
         self._config = config
+        self._policies = policies
+        lora = config.learner.method == "lora"
+        self._adapters = {p: i for i, p in enumerate(policies, start=1) if lora and p not in FIXED}
         self._transport = build_transport(config.publication)
-        self._version = -1
+        self._loads: list[dict[str, int]] = [dict.fromkeys(policies, 0)]
+        """Version of each policy after each load; vLLM's own version of a token is the load's number."""
+        self._forgotten = 0
         self._loading = asyncio.Lock()
         memory = Path("/dev/shm")
         self._scratch = Path(tempfile.mkdtemp(prefix="nashloop-", dir=memory if memory.is_dir() else None))
@@ -121,13 +134,15 @@ class RolloutEngine:
             os.environ["NASHLOOP_ENGINE_OWNER"] = str(os.getpid())
             folder = resolve_model(self._config.model.name)
             self._tokenizer = load_tokenizer(folder)
-            arguments = engine_arguments(self._config, folder)
+            arguments = engine_arguments(self._config, folder, self._policies)
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         return os.getpid()
 
     @ray.method(num_returns=2)
-    async def generate(self, request: GroupRequest) -> tuple[GroupSummary, pa.RecordBatch]:
-        """All candidates of one group.
+    async def generate(
+        self, request: GroupRequest, earlier: pa.RecordBatch | None = None
+    ) -> tuple[GroupSummary, pa.RecordBatch]:
+        """Candidates of one group, added to those of `earlier`, which others wrote.
 
         Returns: what the conductor needs to know, and the group itself as one row of `records.SCHEMA`.
         """
@@ -135,51 +150,41 @@ class RolloutEngine:
 
         prompt_ids = render_prompt(self._tokenizer, request.messages)
         candidates = await asyncio.gather(
-            *(
-                self._complete(f"{request.id}-{k}-{uuid.uuid4()}", prompt_ids, seed, request)
-                for k, seed in enumerate(request.seeds)
-            )
+            *(self._complete(f"{request.id}-{uuid.uuid4()}", prompt_ids, s, p) for p in request.parts for s in p.seeds)
         )
-        group = Group(
-            id=request.id,
-            index=request.index,
-            epoch=request.epoch,
-            version=request.version,
-            messages=request.messages,
-            prompt_ids=np.asarray(prompt_ids, dtype=np.int32),
-            sampling=request.sampling,
-            candidates=tuple(candidates),
-            engine=self.name,
-        )
+        group = joined(request, earlier, prompt_ids, candidates, self.name)
         return summarise(group), to_arrow([group])
 
-    async def load(self, publication: Publication) -> LoadReport:
-        """Take a published version, in place, and prove that it arrived.
+    async def load(self, *publications: Publication) -> LoadReport:
+        """Take published versions, all at once and in place, and prove that they arrived.
 
         Raises: `PublicationError` when a checksum or the canaries disagree with the learner.
         """
         async with self._loading, self._while_alive():
             began = time.monotonic()
-            folder = self._unpack(publication)
+            folders = [self._unpack(publication) for publication in publications]
             paused = time.monotonic()
             await self._engine.pause_generation(mode="keep", clear_cache=False)
             try:
-                await self._install(publication, folder)
+                for publication, folder in zip(publications, folders, strict=True):
+                    await self._install(publication, folder)
+                self._loads.append(self._loads[-1] | {p.policy: p.version for p in publications})
+                await self._engine.update_weight_version(str(self._forgotten + len(self._loads) - 1))
             finally:
                 await self._engine.resume_generation()
             resumed = time.monotonic()
-            self._version = publication.version
-            shutil.rmtree(folder, ignore_errors=True)
-            found = await asyncio.gather(*(self._canary(canary) for canary in publication.canaries))
-            tolerance = self._config.publication.tolerance_for(self._config.model.dtype)
-            kl, largest = verify_canaries(publication, tuple(found), tolerance)
+            self._forgotten += len(self._loads[:-KEPT_LOADS])
+            del self._loads[:-KEPT_LOADS]
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            proofs = [await self._prove(publication) for publication in publications]
         return LoadReport(
-            version=publication.version,
+            version=max(publication.version for publication in publications),
             engine=self.name,
             seconds=time.monotonic() - began,
             paused_seconds=resumed - paused,
-            mismatch_kl=kl,
-            mismatch_max_abs=largest,
+            mismatch_kl=max(kl for kl, _ in proofs),
+            mismatch_max_abs=max(largest for _, largest in proofs),
         )
 
     async def stop(self) -> None:
@@ -193,16 +198,17 @@ class RolloutEngine:
             arguments = (str(folder / "model.safetensors"), publication.version, publication.checksums)
             await self._engine.collective_rpc("load_published", args=arguments)
         else:
-            from vllm.lora.request import LoRARequest
+            await self._engine.add_lora(self._adapter(publication.policy, folder))
 
-            request = LoRARequest(POLICY, LORA_ID, str(folder), load_inplace=True)
-            await self._engine.add_lora(request)
-        await self._engine.update_weight_version(str(publication.version))
+    async def _prove(self, publication: Publication) -> tuple[float, float]:
+        found = await asyncio.gather(*(self._canary(publication.policy, canary) for canary in publication.canaries))
+        tolerance = self._config.publication.tolerance_for(self._config.model.dtype)
+        return verify_canaries(publication, tuple(found), tolerance)
 
     def _unpack(self, publication: Publication) -> Path:
         import safetensors.torch
 
-        folder = self._scratch / f"version-{publication.version}"
+        folder = self._scratch / f"{publication.policy}-{publication.version}"
         folder.mkdir(exist_ok=True)
         payload = self._transport.receive(publication.payload)
         if publication.adapter_config is None:
@@ -214,18 +220,22 @@ class RolloutEngine:
             verify_checksums(publication.version, safetensors.torch.load_file(file), publication.checksums)
         return folder
 
-    def _adapter(self) -> Any:
-        if self._config.learner.method != "lora":
+    def _adapter(self, policy: str, folder: Path | None = None) -> Any:
+        """vLLM's name of a policy's adapter; none for the bare model."""
+        if policy not in self._adapters:
             return None
         from vllm.lora.request import LoRARequest
 
-        return LoRARequest(POLICY, LORA_ID, str(self._scratch))
+        return LoRARequest(policy, self._adapters[policy], str(folder or self._scratch), load_inplace=bool(folder))
 
-    async def _complete(self, name: str, prompt_ids: list[int], seed: int, request: GroupRequest) -> Candidate:
-        output = (await self._generate(name, prompt_ids, self._sampling(request.sampling, seed))).outputs[0]
+    async def _complete(self, name: str, prompt_ids: list[int], seed: int, part: Part) -> Candidate:
+        sampling = self._sampling(part.sampling, seed)
+        output = (await self._generate(name, prompt_ids, sampling, part.policy)).outputs[0]
         return Candidate(
             seed=seed,
-            policy=request.policy,
+            role=part.role,
+            policy=part.policy,
+            sampling=part.sampling,
             token_ids=np.asarray(output.token_ids, dtype=np.int32),
             logprobs=np.array(
                 [entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)],
@@ -233,18 +243,27 @@ class RolloutEngine:
             ),
             text=output.text,
             finish_reason=output.finish_reason,
-            versions=tuple(
-                VersionSpan(version=int(span.version), start=span.start, end=span.end)
-                for span in output.weight_versions or ()
-            ),
+            versions=self._spans(part.policy, output),
         )
 
-    async def _generate(self, name: str, token_ids: list[int] | tuple[int, ...], sampling: Any) -> Any:
-        # The salt keeps prefixes that older weights computed out of new requests.
-        prompt = {"prompt_token_ids": list(token_ids), "cache_salt": str(self._version)}
+    def _spans(self, policy: str, output: Any) -> tuple[VersionSpan, ...]:
+        """Which version of a policy sampled which tokens."""
+        if policy in FIXED:
+            return (VersionSpan(version=0, start=0, end=len(output.token_ids)),)
+        return tuple(
+            VersionSpan(
+                version=self._loads[int(span.version) - self._forgotten][policy], start=span.start, end=span.end
+            )
+            for span in output.weight_versions or ()
+        )
+
+    async def _generate(self, name: str, token_ids: Sequence[int], sampling: Any, policy: str) -> Any:
+        # The salt keeps prefixes that other weights computed out of new requests.
+        salt = f"{policy}-{self._loads[-1].get(policy, 0)}"
+        prompt = {"prompt_token_ids": list(token_ids), "cache_salt": salt}
         last = None
         async with self._while_alive():
-            async for output in self._engine.generate(prompt, sampling, name, lora_request=self._adapter()):
+            async for output in self._engine.generate(prompt, sampling, name, lora_request=self._adapter(policy)):
                 last = output
         return last
 
@@ -260,18 +279,17 @@ class RolloutEngine:
                 raise Broken(f"{self.name}: vLLM stopped: {error}") from error
             raise
 
-    async def _canary(self, canary: Canary) -> dict[int, float]:
+    async def _canary(self, policy: str, canary: Canary) -> dict[int, float]:
         """The engine's most likely next tokens, with their log-probabilities in nats."""
         from vllm import SamplingParams
 
         # Not `prompt_logprobs`: with LoRA they end the engine (vLLM 0.32 on CPU).
         sampling = SamplingParams(max_tokens=1, logprobs=ENGINE_TOKENS, temperature=1.0, seed=0)
-        output = await self._generate(f"canary-{uuid.uuid4()}", canary, sampling)
+        output = await self._generate(f"canary-{uuid.uuid4()}", canary, sampling, policy)
         entries = sorted(output.outputs[0].logprobs[0].items(), key=lambda item: item[1].rank)
         return {token: entry.logprob for token, entry in entries[:ENGINE_TOKENS]}
 
-    @staticmethod
-    def _sampling(sampling: Sampling, seed: int) -> Any:
+    def _sampling(self, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -282,5 +300,28 @@ class RolloutEngine:
             max_tokens=sampling.max_new_tokens,
             seed=seed,
             logprobs=0,
+            allowed_token_ids=list(allowed) if (allowed := self._config.rollout.allowed_tokens) else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+def joined(
+    request: GroupRequest,
+    earlier: pa.RecordBatch | None,
+    prompt_ids: Sequence[int],
+    candidates: Sequence[Candidate],
+    sampler: str,
+) -> Group:
+    """The group of `request` with new candidates, behind those that `earlier` brings."""
+    if earlier is not None:
+        return from_arrow(earlier)[0].joined(candidates, sampler)
+    return Group(
+        id=request.id,
+        index=request.index,
+        epoch=request.epoch,
+        version=request.version,
+        messages=request.messages,
+        prompt_ids=np.asarray(prompt_ids, dtype=np.int32),
+        candidates=tuple(candidates),
+        engine=sampler,
+    )

@@ -1,13 +1,15 @@
 """The conductor's memory of a run: it turns what happens into events, metrics and the figures of the summary."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from actors.figures import Figures, Usage
 from actors.journal import Journal
 from actors.publication import LoadReport
-from actors.records import GroupSummary
+from actors.records import GroupSummary, Source
+from algorithms.sampling import Update
 
 Busy = tuple[float, float]
 """Busy seconds of all engines and of all scorers so far."""
@@ -18,15 +20,16 @@ WIN_RATE_GOAL = 0.70
 class RunRecord:
     """Clock, journal and figures of one run, over all its lives."""
 
-    def __init__(self, run_directory: str, engines: int, scorers: int) -> None:
+    def __init__(self, run_directory: str, update: Update, engines: int, scorers: int) -> None:
         self._journal = Journal(run_directory)
+        self._update = update
         self._engines, self._scorers = engines, scorers
         self._figures = Figures()
         self._began = time.monotonic()
         self._earlier = Usage()
         self._learner_busy = 0.0
         self._last = Usage()
-        self._pending: dict[int, list[int]] = {}
+        self._pending: dict[int, list[tuple[Source, ...]]] = {}
         self._loaded: dict[str, float] = {}
         self._evaluation: dict[str, Any] | None = None
         self._latest: dict[str, Any] = {}
@@ -40,11 +43,15 @@ class RunRecord:
         """An engine finished a group."""
         self._figures.generated(summary)
 
-    def released(self, version: int, oldest_versions: list[int], busy: Busy) -> None:
+    def canaries(self, version: int, policy: str, logprobs: Sequence[Mapping[int, float]]) -> None:
+        """What a policy's learner said of the canaries."""
+        self._journal.canaries(version, policy, logprobs)
+
+    def released(self, version: int, sources: list[tuple[Source, ...]], busy: Busy) -> None:
         """A batch was handed to the learner."""
         if not self._figures.staleness and not self._pending:
             self._last = self._figures.begun = self._usage(busy)
-        self._pending[version] = oldest_versions
+        self._pending[version] = sources
 
     def step(self, version: int, metrics: dict[str, Any], busy: Busy, ledger: dict[str, int]) -> None:
         """The learner reached `version`; one line of `metrics.jsonl`."""
@@ -58,7 +65,7 @@ class RunRecord:
             "seconds": usage.wall,
             "groups": ledger["trained"],
             **metrics,
-            **self._figures.trained(version - 1, self._pending.pop(version - 1)),
+            **self._figures.trained(version - 1, self._pending.pop(version - 1), self._update.age),
             **used,
             **self._loaded,
             "completions_per_second": metrics["batch_completions"] / wall,
@@ -94,14 +101,14 @@ class RunRecord:
             "staleness_mean": figures["staleness"]["mean"],
         }
 
-    def summary(self, busy: Busy, bound: int) -> dict[str, Any]:
-        """The run's part of `summary.json`."""
+    def summary(self, busy: Busy, bound: int, late_bound: int | None = None) -> dict[str, Any]:
+        """The run's part of `summary.json`; `late_bound` holds for the roles that wait for fresh weights."""
         return {
             "win_rate": (self._evaluation or {}).get("win_rate"),
             "kl": self._latest.get("kl"),
             "seconds_to_win_rate_0_70": self._goal_seconds,
             "loop_seconds": self._seconds(),
-            **self._figures.summary(self._usage(busy), self._engines, self._scorers, bound),
+            **self._figures.summary(self._usage(busy), self._engines, self._scorers, bound, late_bound),
         }
 
     def snapshot(self) -> dict[str, Any]:

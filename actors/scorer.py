@@ -8,16 +8,23 @@ import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from actors.config import ScoringConfig
-from actors.records import Candidate, Group, GroupSummary, from_arrow, summarise, to_arrow
-from algorithms.preference import InvalidPreference, antisymmetric, majority, penalise_truncated
+from actors.config import JudgeConfig, ScoringConfig
+from actors.records import Candidate, Group, GroupSummary, derive_seed, from_arrow, summarise, to_arrow
+from algorithms.preference import (
+    InvalidPreference,
+    antisymmetric,
+    majority,
+    penalise_truncated,
+    sampled_labels,
+    with_flips,
+)
 
 Judge = Callable[[str, str, str], float]
 """`judge(prompt, first, second)`: the probability that `first` is preferred."""
@@ -51,11 +58,30 @@ class Comparison:
     """The first pair of texts, for a reader."""
 
 
-def load_judge(name: str) -> Judge:
-    """The function behind `module:function`.
+def load_judge(entry: str | JudgeConfig) -> Judge:
+    """The judge of a panel's entry: the function behind `module:function`, or what it returns for its options.
 
-    Raises: `ScorerError` that says which part was not found.
+    Raises: `ScorerError` that says which part was not found, or how the options were refused.
     """
+    if isinstance(entry, str):
+        return _function(entry)
+    try:
+        judge = _function(entry.judge)(**entry.options)
+    except ScorerError:
+        raise
+    except Exception as error:
+        raise ScorerError(
+            f"scorer {entry.judge!r} with options {entry.options} failed: {type(error).__name__}: {error}"
+        ) from error
+    if not callable(judge):
+        raise ScorerError(
+            f"scorer {entry.judge!r} with options {entry.options} returned {type(judge).__name__}, not a judge; "
+            "a judge that takes no options is named without them"
+        )
+    return cast(Judge, judge)
+
+
+def _function(name: str) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
     if not function_name:
         raise ScorerError(f"scorer {name!r} is not of the form module:function")
@@ -65,11 +91,12 @@ def load_judge(name: str) -> Judge:
         raise ScorerError(
             f"scorer {name!r}: importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error
-    judge = getattr(module, function_name, None)
-    if not callable(judge):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module_name]
+        functions = [value.__name__ for value in own if callable(value) and not value.__name__.startswith("_")]
         raise ScorerError(f"scorer {name!r}: {module_name} has no function {function_name!r}; it has {functions[:12]}")
-    return cast(Judge, judge)
+    return cast(Callable[..., Any], function)
 
 
 def prompt_text(group: Group) -> str:
@@ -83,9 +110,9 @@ class Panel:
 
     def __init__(self, config: ScoringConfig) -> None:
         self._judges = {
-            label: load_judge(name) for label, name in zip(_labels(config.panel), config.panel, strict=True)
+            label: load_judge(entry) for label, entry in zip(_labels(config.panel), config.panel, strict=True)
         }
-        self._penalty = config.truncation_penalty
+        self._config = config
 
     def members(self, prompt: str, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         """Each judge's [K, K] matrix.
@@ -98,7 +125,18 @@ class Panel:
         """The panel's [K, K] matrix, with the penalty on truncated candidates."""
         members = list(self.members(prompt, [candidate.text for candidate in candidates]).values())
         verdict = members[0] if len(members) == 1 else majority(np.stack(members))
-        return penalise_truncated(verdict, np.array([c.truncated for c in candidates]), self._penalty)
+        truncated = np.array([candidate.truncated for candidate in candidates])
+        return penalise_truncated(verdict, truncated, self._config.truncation_penalty)
+
+    def labels(self, group: Group) -> NDArray[np.float64]:
+        """What the learner is told of the group, [K, K]: the panel's matrix, with its noise.
+
+        Drawn labels follow from the group's id, so that a group which is scored again gets the same ones.
+        """
+        noisy = with_flips(self.matrix(prompt_text(group), group.candidates), self._config.flip_rate)
+        if self._config.labels == "probability":
+            return noisy
+        return sampled_labels(noisy, derive_seed(group.id, "labels"))
 
     def _matrix(self, name: str, judge: Judge, prompt: str, texts: Sequence[str]) -> NDArray[np.float64]:
         raw = np.full((len(texts), len(texts)), 0.5)
@@ -112,12 +150,13 @@ class Panel:
             raise Rejection("invalid_preference", f"judge {name}: {error}") from error
 
 
-def _labels(panel: Sequence[str]) -> Sequence[str]:
-    """Short names of judges; the whole names where two functions are called the same."""
-    if len(set(panel)) < len(panel):
-        raise ScorerError(f"scoring.panel = {list(panel)} names a judge twice; each has one vote")
-    short = [name.partition(":")[2] for name in panel]
-    return short if len(set(short)) == len(short) else panel
+def _labels(panel: Sequence[str | JudgeConfig]) -> Sequence[str]:
+    """Short names of judges; the whole entries where two functions are called the same."""
+    whole = [entry if isinstance(entry, str) else f"{entry.judge} {entry.options}" for entry in panel]
+    if len(set(whole)) < len(whole):
+        raise ScorerError(f"scoring.panel = {whole} names a judge twice; each has one vote")
+    short = [(entry if isinstance(entry, str) else entry.judge).partition(":")[2] for entry in panel]
+    return short if len(set(short)) == len(short) else whole
 
 
 def _ask(name: str, judge: Judge, prompt: str, first: str, second: str) -> float:
@@ -146,10 +185,10 @@ class Scorer:
         """The group of a one-row batch with its preference matrix; or a summary with the reason of its rejection."""
         group = from_arrow(batch)[0]
         try:
-            matrix = self._panel.matrix(prompt_text(group), group.candidates)
+            labels = self._panel.labels(group)
         except Rejection as rejection:
             return (summarise(group, rejection.name), str(rejection)), batch
-        return (summarise(group), ""), to_arrow([group.scored(matrix, self.name)])
+        return (summarise(group), ""), to_arrow([group.scored(labels, self.name)])
 
     def compare(self, start: pa.RecordBatch, current: pa.RecordBatch) -> Comparison:
         """Completions of the current policy against those of the start, sample by sample."""

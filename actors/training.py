@@ -20,15 +20,20 @@ from ray.train.torch import get_device
 
 from actors.buffer import RunStopped
 from actors.config import AlignConfig
-from actors.learner import Learner, SumOverWorkers, alone
+from actors.learner import Learner
 from actors.models import resolve_model
 from actors.policy import Policy
 from actors.publication import Canary, Publication, build_transport, serialise
-from actors.records import from_arrow
-from algorithms.objective import build_objective
+from actors.records import Group, from_arrow
+from actors.work import SumOverWorkers, alone
+from algorithms.objective import Objective, build_objective
+from algorithms.sampling import served_policies
 
 STATE_FILE = "learner.pt"
 SNAPSHOT_FILE = "loop.json"
+
+Weights = tuple[str, dict[str, torch.Tensor], tuple[dict[int, float], ...]]
+"""A policy's name, its tensors, and what it says of the canaries."""
 
 
 def train_loop(arguments: dict[str, Any]) -> None:
@@ -43,7 +48,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
     policy = Policy(config, resolve_model(config.model.name), device)
     objective = build_objective(config.objective.name, config.objective.options)
     learner = Learner(config, policy, objective)
-    loop = TrainLoop(arguments, learner, context.get_world_rank(), context.get_world_size())
+    loop = TrainLoop(arguments, learner, objective, context.get_world_rank(), context.get_world_size())
     try:
         loop.run()
     except RunStopped:
@@ -56,12 +61,17 @@ def train_loop(arguments: dict[str, Any]) -> None:
 class TrainLoop:
     """One worker's part of the learner."""
 
-    def __init__(self, arguments: dict[str, Any], learner: Learner, rank: int, workers: int) -> None:
+    def __init__(
+        self, arguments: dict[str, Any], learner: Learner, objective: Objective, rank: int, workers: int
+    ) -> None:
         self._config: AlignConfig = arguments["config"]
         self._conductor, self._buffer = arguments["conductor"], arguments["buffer"]
         self._canaries: tuple[Canary, ...] = arguments["canaries"]
         self._run_directory = Path(arguments["run_directory"])
         self._learner = learner
+        self._replay = objective.update.replay
+        self._iteration = objective.update.iteration
+        self._served = served_policies(objective.sampling, objective.update)
         self._rank, self._workers = rank, workers
         self._add: SumOverWorkers = alone if workers == 1 else _all_reduce
         self._transport = build_transport(self._config.publication)
@@ -72,12 +82,12 @@ class TrainLoop:
         """From the last checkpoint, or the start, to the last version."""
         snapshot = self._restore()
         if self._rank == 0:
-            publication = self._publication(self._learner.policy.published_tensors(), self._canary_logprobs())
-            ray.get(self._conductor.begin.remote(self._learner.version, snapshot, publication, os.getpid()))
+            publications = self._publications(self._weights(), self._learner.version)
+            ray.get(self._conductor.begin.remote(self._learner.version, snapshot, publications, os.getpid()))
         steps, every = self._config.loop.steps, self._config.learner.checkpoint_every
         coming = self._order(self._learner.version) if self._learner.version < steps else None
         while coming is not None:
-            groups = from_arrow(self._receive(coming))
+            groups = [*from_arrow(self._receive(coming)), *self._replayed()]
             following = self._learner.version + 1
             coming = self._order(following) if following < steps else None
             metrics = self._learner.update(groups, self._add)
@@ -86,6 +96,7 @@ class TrainLoop:
                 self._checkpoint()
         if self._rank == 0:
             self._join_publishing()
+            self._learner.finish()
             self._save_policy()
             # The last publication lives as long as this process, and an engine that is replaced now still needs it.
             ray.get(self._conductor.ended.remote())
@@ -119,41 +130,58 @@ class TrainLoop:
             ray.get(self._conductor.stop.remote(reason))
             raise RunStopped(reason) from None
 
+    def _replayed(self) -> list[Group]:
+        """Groups of earlier iterations that are trained once more, as the objective's replay shares say."""
+        groups = []
+        for iterations, share in enumerate(self._replay, start=1):
+            version = self._learner.version - iterations * self._iteration
+            if version >= 0:
+                earlier = from_arrow(self._receive(self._order(version)))
+                groups += earlier[: round(share * len(earlier))]
+        return groups
+
     def _publish(self, metrics: dict[str, float]) -> None:
-        """Snapshot the weights; hashing and sending happen beside the next step."""
+        """Copy the weights; hashing and sending happen beside the next step."""
         if self._rank:
             return
         began = time.perf_counter()
         self._join_publishing()
-        tensors, logprobs = self._learner.policy.published_tensors(), self._canary_logprobs()
+        weights = self._weights()
         blocked = time.perf_counter() - began
         metrics["learner_busy_seconds"] += blocked
         version = self._learner.version
         told = self._conductor.trained.remote(version, metrics)
-        self._publishing = self._thread.submit(self._send, version, tensors, logprobs, blocked, told)
+        self._publishing = self._thread.submit(self._send, version, weights, blocked, told)
 
-    def _send(
-        self, version: int, tensors: dict[str, torch.Tensor], logprobs: Any, blocked: float, told: ray.ObjectRef[Any]
-    ) -> None:
-        publication = self._publication(tensors, logprobs, version)
+    def _send(self, version: int, weights: list[Weights], blocked: float, told: ray.ObjectRef[Any]) -> None:
+        publications = self._publications(weights, version)
         ray.get(told)
-        ray.get(self._conductor.publish.remote(publication, blocked))
+        ray.get(self._conductor.publish.remote(publications, blocked))
 
     def _join_publishing(self) -> None:
         if self._publishing is not None:
             self._publishing.result()
             self._publishing = None
 
-    def _canary_logprobs(self) -> Any:
-        return self._learner.policy.canary_logprobs(self._canaries)
+    def _weights(self) -> list[Weights]:
+        """A copy of every served policy that has new weights with this version."""
+        policy, copies = self._learner.policy, []
+        for name, parameters in self._learner.published().items():
+            if name in self._served:
+                with policy.under(parameters):
+                    copies.append((name, policy.published_tensors(), policy.canary_logprobs(self._canaries)))
+        return copies
 
-    def _publication(self, tensors: dict[str, torch.Tensor], logprobs: Any, version: int | None = None) -> Publication:
-        version = self._learner.version if version is None else version
+    def _publications(self, weights: list[Weights], version: int) -> tuple[Publication, ...]:
+        return tuple(self._publication(*entry, version) for entry in weights)
+
+    def _publication(self, name: str, tensors: dict[str, torch.Tensor], logprobs: Any, version: int) -> Publication:
         payload, checksums = serialise(tensors)
         if version == self._config.publication.corrupt_version:
             payload = payload.copy()
             payload[-1] ^= 0x40
         return Publication(
+            policy=name,
             version=version,
             payload=self._transport.send(payload),
             checksums=checksums,

@@ -22,7 +22,7 @@ from actors.models import load_tokenizer, render_prompt, resolve_model
 from actors.policy import Policy
 from actors.prompts import load_prompts
 from actors.publication import Publication, build_transport, serialise
-from actors.records import GroupRequest, Sampling, derive_seed
+from actors.records import GroupRequest, Part, Sampling, derive_seed
 from actors.rollout import POLICY, RolloutEngine, engine_arguments, engine_environment
 from benchmarks.measure import ratios, take_turns
 from benchmarks.models import make_llama
@@ -134,9 +134,7 @@ def _compare(case: Case, folder: Path, turns: int) -> list[Figure]:
                 epoch=0,
                 version=0,
                 messages=messages,
-                seeds=_seeds(turn, i),
-                policy=POLICY,
-                sampling=sampling,
+                parts=(Part(role="pair", policy=POLICY, seeds=_seeds(turn, i), sampling=sampling),),
             )
             for i, messages in enumerate(prompts)
         ]

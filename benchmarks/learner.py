@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from actors.config import AlignConfig
-from actors.learner import Learner, alone
+from actors.learner import Learner
+from actors.work import alone
 from actors.models import load_tokenizer, render_prompt, resolve_model
 from actors.policy import Policy
 from actors.prompts import load_prompts
@@ -50,7 +51,6 @@ def make_groups(prompts: Sequence[list[int]], vocabulary: int, longest: int, see
                 version=0,
                 messages=({"role": "user", "content": ""},),
                 prompt_ids=np.asarray(prompt, dtype=np.int32),
-                sampling=Sampling(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=longest),
                 candidates=tuple(_candidate(generator, int(length), vocabulary) for length in lengths),
                 engine="none",
                 preference=preference,
@@ -128,7 +128,9 @@ def _rate(tokens: int, action: Callable[[], object]) -> Measurement:
 def _candidate(generator: np.random.Generator, length: int, vocabulary: int) -> Candidate:
     return Candidate(
         seed=0,
+        role="pair",
         policy="current",
+        sampling=Sampling(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=length),
         token_ids=generator.integers(0, vocabulary, length).astype(np.int32),
         logprobs=np.zeros(length, dtype=np.float32),
         text="",

@@ -46,7 +46,9 @@ def candidate(
     """A completion of these tokens, with log-probabilities that belong to no model."""
     return Candidate(
         seed=seed,
+        role="pair",
         policy="current",
+        sampling=SAMPLING,
         token_ids=np.array(tokens, dtype=np.int32),
         logprobs=-np.ones(len(tokens), dtype=np.float32),
         text=text,
@@ -71,7 +73,6 @@ def group(
         version=0,
         messages=({"role": "user", "content": "question"},),
         prompt_ids=np.array(prompt, dtype=np.int32),
-        sampling=SAMPLING,
         candidates=tuple(candidate(tokens, seed=derive_seed(index, k)) for k, tokens in enumerate(completions)),
         engine="engine-0",
         preference=ranking(len(completions)) if preference is None else preference,

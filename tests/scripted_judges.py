@@ -1,5 +1,7 @@
 """Judges whose verdicts are known by construction, and judges that misbehave in one way each."""
 
+from collections.abc import Callable
+
 
 def longer(prompt: str, first: str, second: str) -> float:
     """Prefers the longer text."""
@@ -70,3 +72,12 @@ def no_number(prompt: str, first: str, second: str) -> float:
 
 
 not_a_function = 3
+
+
+def longer_by(share: float) -> Callable[[str, str, str], float]:
+    """The judge that prefers the longer text with this probability."""
+
+    def judge(prompt: str, first: str, second: str) -> float:
+        return 0.5 if len(first) == len(second) else share if len(first) > len(second) else 1.0 - share
+
+    return judge

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from actors.learner import Learner, alone
+from actors.learner import Learner
 from actors.policy import Policy
+from actors.work import alone
 from algorithms.objective import build_objective
 from benchmarks import judges
 from benchmarks.learner import distinct_tokens, make_groups

@@ -22,9 +22,11 @@ from rich.console import Console
 
 from actors.conductor import Conductor
 from actors.config import AlignConfig
+from actors.endpoint import TeacherError
 from actors.models import ModelError
 from actors.prompts import PromptError
 from actors.scorer import ScorerError
+from actors.teacher import probe
 from actors.training import train_loop
 from workflows.config import ConfigError, load_config
 from workflows.preflight import (
@@ -49,7 +51,16 @@ class RunFailed(RuntimeError):
     """The run stopped before its end; what it has done so far can be resumed."""
 
 
-BAD_INPUT = (ConfigError, ModelError, PromptError, ScorerError, ResourceError, RunDirectoryError, RunFailed)
+BAD_INPUT = (
+    ConfigError,
+    ModelError,
+    PromptError,
+    ScorerError,
+    TeacherError,
+    ResourceError,
+    RunDirectoryError,
+    RunFailed,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,6 +103,8 @@ def align(config: AlignConfig, address: str | None = None, console: Console | No
     try:
         if directory.finished:
             raise RunFailed(f"the run in {directory.path} is finished; choose another name (--set name=...)")
+        if config.teacher and config.teacher.endpoint:
+            probe(config, str(directory.path))
         connect(address)
         wait_for_resources(config)
         directory.write_json("environment.json", environment())
@@ -149,7 +162,7 @@ def _run_with_restarts(
 
 def _run_once(config: AlignConfig, inputs: Inputs, directory: RunDirectory, console: Console) -> dict[str, Any]:
     options = ray.remote(Conductor).options(num_cpus=0, max_concurrency=10_000)
-    conductor: Any = options.remote(config, inputs.candidates, inputs.prompts, inputs.heldout, str(directory.path))
+    conductor: Any = options.remote(config, inputs.prompts, inputs.heldout, str(directory.path))
     buffer = ray.get(conductor.start.remote())
     training = Training(_trainer(config, inputs, directory, conductor, buffer))
     training.start()

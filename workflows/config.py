@@ -3,14 +3,14 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from actors.config import AlignConfig
 from algorithms.objective import Objective, build_objective
-from algorithms.pacing import feasible
+from algorithms.pacing import feasible, staleness_slack
 
 
 class ConfigError(ValueError):
@@ -61,6 +61,7 @@ def _check_across_planes(config: AlignConfig) -> None:
             f"(rollout.max_sequences x rollout.engines = {config.rollout.max_sequences * config.rollout.engines})"
         )
     loop, rollout = config.loop, config.rollout
+    _check_staleness(config, objective)
     reason = feasible(max_running=rollout.max_running, eta=loop.eta, batch=loop.batch, lookahead=loop.lookahead)
     if reason:
         raise ConfigError(f"this run would deadlock: {reason}")
@@ -74,8 +75,40 @@ def _check_across_planes(config: AlignConfig) -> None:
             f"rollout.max_new_tokens = {rollout.max_new_tokens} leaves no room for a prompt in "
             f"model.context = {config.model.context}"
         )
+    if "teacher" in objective.sampling.policies and config.teacher is None:
+        raise ConfigError(
+            f"objective {config.objective.name} asks the policy `teacher` for candidates, but there is no teacher; "
+            "give teacher.model: a folder or id, or the name of a model at teacher.endpoint"
+        )
+    if config.teacher and "teacher" not in objective.sampling.policies:
+        raise ConfigError(f"objective {config.objective.name} asks the configured teacher for nothing; remove teacher")
     if config.evaluation.every and not config.data.heldout:
         raise ConfigError("evaluation.every is set, but data.heldout names no file of held-out prompts")
+
+
+def _check_staleness(config: AlignConfig, objective: Objective) -> None:
+    """Refuse what would make a role older than the objective tolerates, or a batch meet the wrong opponents."""
+    loop, roles = config.loop, objective.sampling.roles
+    if objective.update.rule == "extragradient" and loop.steps % 2:
+        raise ConfigError(
+            f"loop.steps = {loop.steps} is odd, and an update of {objective.name} takes two versions: "
+            f"give {loop.steps + 1}"
+        )
+    bounds = [role.staleness for role in roles]
+    tightest = [bound for bound in bounds if bound is not None]
+    if len(tightest) == len(bounds) and max(tightest) < loop.eta:
+        raise ConfigError(
+            f"loop.eta = {loop.eta}, but {objective.name} tolerates candidates that are {max(tightest)} updates old: "
+            f"{objective.staleness_tolerance} Set loop.eta to {max(tightest)}, or raise the tolerance in "
+            "objective.options if that is meant"
+        )
+    slack = staleness_slack(loop.lookahead, loop.batch)
+    if tightest and min(tightest) < slack:
+        raise ConfigError(
+            f"loop.lookahead = {loop.lookahead} delays groups by up to {slack} versions, and {objective.name} "
+            f"tolerates opponents that are {min(tightest)} updates old: set loop.lookahead to "
+            f"{min(tightest) * loop.batch}"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -115,9 +148,10 @@ def _unknown_keys(tree: Any, model: type[BaseModel], prefix: str) -> Any:
             nearest = difflib.get_close_matches(str(key), model.model_fields, n=1, cutoff=0.0)
             yield f"unknown key {prefix}{key}; did you mean {prefix}{nearest[0]}?"
             continue
-        kind = model.model_fields[key].annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _unknown_keys(value, kind, f"{prefix}{key}.")
+        annotation = model.model_fields[key].annotation
+        for kind in get_args(annotation) or (annotation,):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _unknown_keys(value, kind, f"{prefix}{key}.")
 
 
 def _explain(item: Any) -> str:

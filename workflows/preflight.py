@@ -7,10 +7,13 @@ import ray
 
 from actors.config import AlignConfig
 from actors.models import load_tokenizer, render_prompt, require_chat_template, resolve_model
+from actors.planes import TEACHER, sampler_pools
 from actors.prompts import check_lengths, load_prompts
 from actors.publication import Canary
 from actors.records import Message
 from actors.scorer import Panel
+from actors.teacher import engine_config
+from algorithms.sampling import served_policies
 from workflows.config import objective_of
 
 
@@ -44,6 +47,8 @@ def check_inputs(config: AlignConfig) -> Inputs:
     Raises: `ModelError`, `PromptError` or `ScorerError`, each saying what was asked, found, and what to do.
     """
     Panel(config.scoring)
+    if config.teacher and not config.teacher.endpoint:
+        require_chat_template(load_tokenizer(resolve_model(config.teacher.model)))
     prompts = _conversations(config.data.prompts, config.data.system)
     heldout = _conversations(config.data.heldout, config.data.system) if config.data.heldout else ()
     tokenizer = load_tokenizer(resolve_model(config.model.name))
@@ -64,8 +69,13 @@ def check_inputs(config: AlignConfig) -> Inputs:
 def demands(config: AlignConfig) -> list[Demand]:
     """Resources of every plane; conductor and buffer ask for none."""
     rollout, learner, scoring = config.rollout, config.learner, config.scoring
+    teacher = [engine_config(config).rollout] if config.teacher and not config.teacher.endpoint else []
+    objective = objective_of(config)
+    policies = served_policies(objective.sampling, objective.update)
+    pools = [served for served in sampler_pools(policies, learner.method) if served != TEACHER]
     return [
-        Demand(plane="rollout", actors=rollout.engines, cpus=rollout.cpus, gpus=rollout.gpus),
+        Demand(plane="rollout", actors=rollout.engines * len(pools), cpus=rollout.cpus, gpus=rollout.gpus),
+        *(Demand(plane="teacher", actors=1, cpus=engine.cpus, gpus=engine.gpus) for engine in teacher),
         Demand(plane="scoring", actors=scoring.scorers, cpus=scoring.cpus, gpus=0),
         Demand(plane="learner", actors=learner.workers, cpus=learner.cpus, gpus=learner.gpus),
     ]

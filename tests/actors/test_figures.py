@@ -8,9 +8,11 @@ import pytest
 
 from actors.figures import KEPT_PUBLICATIONS, Figures, Usage
 from actors.publication import LoadReport
-from actors.records import GroupSummary
+from actors.records import GroupSummary, Source
 from actors.run_record import RunRecord
+from algorithms.sampling import Update
 
+AGE = Update().age
 LEDGER = {"admitted": 4, "trained": 2, "rejected": 0, "in_flight": 2}
 METRICS = {
     "loss": 0.5,
@@ -28,8 +30,14 @@ def report(engine: str, kl: float = 0.0, largest: float = 0.0) -> LoadReport:
     )
 
 
+def source(version: int, role: str = "pair", policy: str = "current") -> Source:
+    return Source(role=role, policy=policy, version=version)
+
+
 def summary_of(index: int, *lengths: int) -> GroupSummary:
-    return GroupSummary(id=f"g{index}", index=index, oldest_version=0, prompt_tokens=3, lengths=lengths, truncated=0)
+    return GroupSummary(
+        id=f"g{index}", index=index, sources=(source(0),), prompt_tokens=3, lengths=lengths, truncated=0
+    )
 
 
 def lines(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -55,10 +63,28 @@ def test_idle_shares_are_never_negative() -> None:
 
 def test_staleness_is_counted_by_group() -> None:
     figures = Figures()
-    assert figures.trained(3, [3, 2, 2]) == {"staleness_mean": pytest.approx(2 / 3), "staleness_max": 1.0}
-    figures.trained(4, [1])
+    batch = [(source(3),), (source(2),), (source(2),)]
+    assert figures.trained(3, batch, AGE) == {"staleness_mean": pytest.approx(2 / 3), "staleness_max": 1.0}
+    figures.trained(4, [(source(1),)], AGE)
     staleness = figures.summary(Usage(wall=1), 1, 1, bound=3)["staleness"]
     assert staleness == {"bound": 3, "max": 3, "mean": 1.25, "histogram": {"0": 1, "1": 2, "3": 1}}
+
+
+def test_staleness_is_counted_by_role() -> None:
+    figures = Figures()
+    batch = [
+        (source(1), source(3, "opponent"), source(2, "opponent", "previous(1)")),
+        (source(2), source(2, "opponent")),
+    ]
+    assert figures.trained(3, batch, AGE) == {
+        "staleness_mean": 1.5,
+        "staleness_max": 2.0,
+        "opponent_staleness_mean": 0.5,
+        "opponent_staleness_max": 1.0,
+    }
+    staleness = figures.summary(Usage(wall=1), 1, 1, bound=2, late_bound=1)["staleness"]
+    assert (staleness["bound"], staleness["histogram"]) == (2, {"1": 1, "2": 1})
+    assert staleness["opponent"] == {"bound": 1, "max": 1, "mean": 0.5, "histogram": {"0": 1, "1": 1}}
 
 
 def test_a_publication_is_as_good_as_its_worst_engine() -> None:
@@ -81,7 +107,7 @@ def test_figures_do_not_grow_with_the_run() -> None:
     figures = Figures()
     for version in range(2 * KEPT_PUBLICATIONS):
         figures.published([report("a")], 1.0, 0.1)
-        figures.trained(version, [version])
+        figures.trained(version, [(source(version),)], AGE)
     assert figures.publications == 2 * KEPT_PUBLICATIONS
     assert len(figures.publication_seconds) == len(figures.exposed_seconds) == KEPT_PUBLICATIONS
     assert len(json.dumps(figures.snapshot())) < 20 * KEPT_PUBLICATIONS
@@ -104,7 +130,7 @@ def test_throughput_counts_from_the_first_batch() -> None:
 
 def test_figures_survive_a_snapshot_through_json() -> None:
     figures = Figures(begun=Usage(wall=3.0, rollout=1.0))
-    figures.trained(3, [3, 1])
+    figures.trained(3, [(source(3),), (source(1),)], AGE)
     figures.generated(summary_of(0, 5, 7))
     figures.published([report("a", 0.25, 0.5)], 2.0, 0.5)
     assert Figures.restore(json.loads(json.dumps(figures.snapshot()))) == figures
@@ -115,12 +141,12 @@ def test_figures_survive_a_snapshot_through_json() -> None:
 
 def record_steps(record: RunRecord, versions: range, busy: float = 0.0) -> None:
     for version in versions:
-        record.released(version - 1, [version - 1, max(version - 2, 0)], (busy, busy))
+        record.released(version - 1, [(source(version - 1),), (source(max(version - 2, 0)),)], (busy, busy))
         record.step(version, METRICS, (busy, busy), LEDGER)
 
 
 def test_a_step_is_one_line_of_metrics(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), engines=1, scorers=1)
+    record = RunRecord(str(tmp_path), Update(), engines=1, scorers=1)
     record.published([report("engine-0", 0.1, 0.2)], 1.5, 0.3)
     record_steps(record, range(1, 3))
     record.close()
@@ -138,8 +164,8 @@ def test_a_step_is_one_line_of_metrics(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), 1, 1)
-    record.released(0, [0], (0.0, 0.0))
+    record = RunRecord(str(tmp_path), Update(), 1, 1)
+    record.released(0, [(source(0),)], (0.0, 0.0))
     record.step(1, METRICS | {"loss": float("nan")}, (0.0, 0.0), LEDGER)
     record.close()
     assert "loss" not in lines(tmp_path)[0]
@@ -147,7 +173,7 @@ def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
 
 
 def test_events_are_lines_in_order(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), 1, 1)
+    record = RunRecord(str(tmp_path), Update(), 1, 1)
     record.event("admitted", group="g0", version=0)
     record.event("rejected", group="g0", reason="scorer_error")
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
@@ -162,7 +188,7 @@ def evaluation(mean: float) -> dict[str, Any]:
 
 
 def test_the_goal_is_reached_once(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), 1, 1)
+    record = RunRecord(str(tmp_path), Update(), 1, 1)
     record.evaluation(1, evaluation(0.69))
     assert record.summary((0.0, 0.0), 2)["seconds_to_win_rate_0_70"] is None
     record.evaluation(2, evaluation(0.70))
@@ -177,13 +203,13 @@ def test_the_goal_is_reached_once(tmp_path: Path) -> None:
 
 
 def resumed(folder: Path, snapshot: dict[str, Any], version: int) -> RunRecord:
-    record = RunRecord(str(folder), 1, 1)
+    record = RunRecord(str(folder), Update(), 1, 1)
     record.resume(json.loads(json.dumps(snapshot)), version)
     return record
 
 
 def test_a_resumed_run_drops_what_it_will_measure_again(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), 1, 1)
+    record = RunRecord(str(tmp_path), Update(), 1, 1)
     record_steps(record, range(1, 4))
     record.evaluation(2, evaluation(0.8))
     snapshot = record.snapshot()
@@ -206,9 +232,9 @@ def test_a_resumed_run_drops_what_it_will_measure_again(tmp_path: Path) -> None:
 
 
 def test_figures_of_a_resumed_run_count_both_lives_once(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), 1, 1)
+    record = RunRecord(str(tmp_path), Update(), 1, 1)
     record_steps(record, range(1, 3), busy=2.0)
-    record.released(2, [2, 2], (2.0, 2.0))  # handed over, but not trained before the kill
+    record.released(2, [(source(2),), (source(2),)], (2.0, 2.0))  # handed over, but not trained before the kill
     record.evaluation(2, evaluation(0.8))
     snapshot = record.snapshot()
     record.close()
@@ -223,8 +249,8 @@ def test_figures_of_a_resumed_run_count_both_lives_once(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_remembers_how_busy_the_planes_were(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), 1, 1)
-    record.released(0, [0], (0.0, 0.0))
+    record = RunRecord(str(tmp_path), Update(), 1, 1)
+    record.released(0, [(source(0),)], (0.0, 0.0))
     record.step(1, METRICS | {"learner_busy_seconds": 3.0}, (5.0, 1.0), LEDGER)
     snapshot = record.snapshot()
     record.close()
@@ -232,14 +258,14 @@ def test_a_resumed_run_remembers_how_busy_the_planes_were(tmp_path: Path) -> Non
     again = resumed(tmp_path, snapshot, 1)
     idle = again.summary((0.0, 0.0), 0)["idle"]
     assert idle == pytest.approx({"rollout": 0.5, "scoring": 0.9, "learner": 0.7}, abs=0.1)
-    again.released(1, [1], (0.0, 0.0))
+    again.released(1, [(source(1),)], (0.0, 0.0))
     again.step(2, METRICS, (0.0, 0.0), LEDGER)
     assert lines(tmp_path)[-1]["idle_rollout"] == 1.0, "an earlier life is no part of this interval"
     again.close()
 
 
 def test_status_says_where_the_run_is(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), 1, 1)
+    record = RunRecord(str(tmp_path), Update(), 1, 1)
     assert record.status((0.0, 0.0))["evaluation"] is None
     assert record.status((0.0, 0.0))["latest"] == {}
     record_steps(record, range(1, 3))

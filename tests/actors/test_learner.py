@@ -14,7 +14,8 @@ from torch.nn.functional import logsigmoid
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
-from actors.learner import Learner, alone
+from actors.learner import Learner
+from actors.work import alone
 from actors.policy import Policy
 from actors.records import Group
 from algorithms.objective import build_objective

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.learner import alone
 from actors.records import Group
+from actors.work import alone
 from algorithms.schedules import learning_rate_factor
 from tests.actors.test_learner import BATCHES, distance, learner, trained, weights
 from tests.actors.test_policy import plain

@@ -37,7 +37,9 @@ def candidates(draw: st.DrawFn) -> Candidate:
     cut = draw(st.integers(0, len(tokens)))
     return Candidate(
         seed=draw(st.integers(0, 2**31 - 1)),
+        role=draw(texts),
         policy=draw(texts),
+        sampling=Sampling(temperature=draw(probabilities), top_p=draw(probabilities), top_k=5, max_new_tokens=7),
         token_ids=np.array(tokens, dtype=np.int32),
         logprobs=np.array([draw(logprobs) for _ in tokens], dtype=np.float32),
         text=draw(texts),
@@ -59,7 +61,6 @@ def groups(draw: st.DrawFn) -> Group:
         version=draw(st.integers(0, 2**31)),
         messages=tuple(draw(st.lists(roles, max_size=3))),
         prompt_ids=np.array(draw(token_ids), dtype=np.int32),
-        sampling=Sampling(temperature=draw(probabilities), top_p=draw(probabilities), top_k=5, max_new_tokens=7),
         candidates=members,
         engine=draw(texts),
         preference=matrix if scored else None,
@@ -109,7 +110,7 @@ def test_the_version_that_trained_a_group_is_a_column() -> None:
 
 
 def test_the_schema_says_what_it_holds() -> None:
-    assert SCHEMA.metadata == {b"nashloop": b"group/1"}
+    assert SCHEMA.metadata == {b"nashloop": b"group/2"}
     assert set(SCHEMA.names) == {field.name for field in fields(Group)} | {"trained_version"}
     assert {field.name for field in SCHEMA.field("candidates").type.value_type} == {f.name for f in fields(Candidate)}
 
@@ -148,6 +149,28 @@ def test_a_group_is_as_old_as_its_oldest_token() -> None:
     assert mixed.oldest_version == 3
     assert replace(group(0, [1], [[1], [2]]), candidates=(young, mixed)).oldest_version == 3
     assert replace(group(0, [1], [[1], [2]]), candidates=(young, old, mixed)).oldest_version == 2
+
+
+def test_a_summary_names_the_oldest_weights_of_each_role_and_policy() -> None:
+    members = (
+        candidate([1], version=5),
+        candidate([2], version=3),
+        replace(candidate([3], version=4), role="opponent"),
+        replace(candidate([4], version=1), role="opponent", policy="previous(1)"),
+    )
+    found = summarise(replace(group(0, [1], [[1], [2]]), candidates=members))
+    assert [(source.role, source.policy, source.version) for source in found.sources] == [
+        ("pair", "current", 3),
+        ("opponent", "current", 4),
+        ("opponent", "previous(1)", 1),
+    ]
+
+
+def test_a_group_joins_what_several_samplers_wrote() -> None:
+    first = group(0, [1], [[1], [2]])
+    joined = first.joined([candidate([3])], "half-0").joined([candidate([4])], "half-0")
+    assert [c.token_ids.tolist() for c in joined.candidates] == [[1], [2], [3], [4]]
+    assert joined.engine == "engine-0+half-0"
 
 
 def test_a_summary_counts_and_keeps_no_text() -> None:

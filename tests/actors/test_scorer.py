@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.config import ScoringConfig
+from actors.config import JudgeConfig, ScoringConfig
 from actors.records import Group, GroupSummary, from_arrow, to_arrow
 from actors.scorer import Panel, Rejection, Scorer, ScorerError, load_judge, prompt_text
 from algorithms.preference import cyclic_share
@@ -174,3 +174,63 @@ def test_comparison_is_seen_from_the_new_policy() -> None:
 def test_comparing_a_policy_with_itself_gives_one_half() -> None:
     found = Scorer("s", scoring("longer")).compare(to_arrow([of_texts("aa", "b")]), to_arrow([of_texts("aa", "b")]))
     assert (found.probability, found.ties) == (0.5, 1.0)
+
+
+def by_share(share: float, **changes: Any) -> ScoringConfig:
+    judge = {"judge": "tests.scripted_judges:longer_by", "options": {"share": share}}
+    return ScoringConfig.model_validate({"panel": [judge], **changes})
+
+
+def labels(found: Group, config: ScoringConfig) -> np.ndarray:
+    return np.asarray(from_arrow(score(Scorer("s", config), found)[2])[0].preference)
+
+
+def test_a_judge_with_options_is_what_its_function_returns_for_them() -> None:
+    texts = of_texts("aaa", "a")
+    for share in (0.6, 0.9):
+        assert Panel(by_share(share)).matrix("question", texts.candidates)[0, 1] == share
+    panel = ScoringConfig(
+        panel=tuple(
+            JudgeConfig(judge="tests.scripted_judges:longer_by", options={"share": share}) for share in (0.6, 0.9)
+        )
+    )
+    assert len(Panel(panel).members("question", ["aaa", "a"])) == 2, "other options make another judge"
+
+
+@pytest.mark.parametrize(
+    ("options", "judge", "message"),
+    [
+        ({"part": 1}, "longer_by", "with options {'part': 1} failed: TypeError: .*unexpected keyword argument 'part'"),
+        ({}, "no_such_judge", "has no function 'no_such_judge'"),
+        ({"prompt": "", "first": "", "second": ""}, "longer", "returned float, not a judge"),
+    ],
+)
+def test_options_that_a_judge_refuses_are_named(options: dict[str, Any], judge: str, message: str) -> None:
+    with pytest.raises(ScorerError, match=message):
+        load_judge(JudgeConfig(judge=f"tests.scripted_judges:{judge}", options=options))
+
+
+def test_drawn_labels_have_the_judges_probability_and_belong_to_the_group() -> None:
+    texts = of_texts("aaaa", "aaa", "aa", "a")
+    drawn = [labels(replace(texts, id=f"g{i}"), by_share(0.75, labels="sampled")) for i in range(400)]
+    for matrix in drawn:
+        assert (matrix + matrix.T == 1).all()
+        assert set(matrix[~np.eye(4, dtype=bool)].tolist()) <= {0.0, 1.0}
+        assert (matrix.diagonal() == 0.5).all()
+    shares = np.mean(drawn, axis=0)[np.triu_indices(4, 1)]
+    assert np.abs(shares - 0.75).max() < 4 * np.sqrt(0.75 * 0.25 / 400)
+    again = labels(replace(texts, id="g7"), by_share(0.75, labels="sampled"))
+    np.testing.assert_array_equal(again, drawn[7])
+
+
+def test_flips_turn_a_share_of_the_verdicts_around() -> None:
+    texts = of_texts("aaaa", "a")
+    assert labels(texts, by_share(0.9, flip_rate=0.25))[0, 1] == pytest.approx(0.75 * 0.9 + 0.25 * 0.1)
+    certain = by_share(1.0, flip_rate=0.25, labels="sampled")
+    reversed_share = np.mean([labels(replace(texts, id=f"g{i}"), certain)[0, 1] == 0 for i in range(400)])
+    assert abs(reversed_share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
+
+
+def test_noise_of_labels_leaves_evaluations_alone() -> None:
+    scorer = Scorer("s", by_share(0.75, flip_rate=0.25, labels="sampled"))
+    assert scorer.compare(to_arrow([of_texts("a")]), to_arrow([of_texts("aa")])).probability == 0.75

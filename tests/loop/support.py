@@ -48,6 +48,15 @@ RUNS: dict[str, dict[str, Any]] = {
     "corrupted": {"publication": {"corrupt_version": 2}},
     "two_workers": {"learner": {"workers": 2}},
     "adapters": {"learner": {"method": "lora", "lora": {"rank": 4}, "learning_rate": 1e-2}, "loop": {"eta": 1}},
+    "extragradient": {
+        "objective": {"name": "egpo", "options": {"candidates": 2, "opponents": 2}},
+        "loop": {"steps": 8, "eta": 2},
+        "learner": {"method": "lora", "lora": {"rank": 4}, "learning_rate": 1e-2},
+    },
+    "optimistic": {
+        "objective": {"name": "optimistic_egpo", "options": {"candidates": 2, "opponents": 2}},
+        "loop": {"steps": 4, "eta": 2},
+    },
     "misbehaving": {
         "loop": {"steps": 5, "eta": 1},
         "data": {"prompts": "faulty"},
@@ -174,6 +183,8 @@ class Runs:
             "data": {"prompts": "prompts", "heldout": "heldout"},
         }
         tree = merged(merged(BASE, own), changes)
+        # Options belong to an objective, so another one brings all of its own.
+        tree["objective"] = changes.get("objective", tree["objective"])
         tree["data"] = {key: self._prompts.get(file, file) for key, file in tree["data"].items()}
         return tree
 

@@ -61,7 +61,7 @@ def test_other_weights_than_the_learner_holds_are_caught(engine: Any, policies: 
     """Checksums agree, because the wrong weights were hashed too: only the canaries can tell."""
     mine, other = publication(policies[0], 5), publication(policies[1], 5)
     message = refusal(engine, replace(other, canary_logprobs=mine.canary_logprobs))
-    assert "version 5: canary log-probabilities differ" in message
+    assert "current, version 5: canary log-probabilities differ" in message
     assert "learner -" in message
     assert "engine -" in message
     ray.get(engine.load.remote(mine), timeout=60)

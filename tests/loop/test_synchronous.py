@@ -9,9 +9,10 @@ import ray
 import torch
 
 from actors.config import AlignConfig
-from actors.learner import Learner, alone
+from actors.learner import Learner
+from actors.work import alone
 from actors.policy import Policy
-from actors.records import Group, GroupRequest, Sampling, derive_seed, from_arrow
+from actors.records import Group, GroupRequest, Part, Sampling, derive_seed, from_arrow
 from actors.scorer import Panel, prompt_text
 from algorithms.prompt_order import prompt_at
 from tests.loop.support import Outcome, Runs, load_weights, same_weights
@@ -27,20 +28,20 @@ def plain_loop(config: AlignConfig, engine: Any) -> dict[str, torch.Tensor]:
     inputs = check_inputs(config)
     policy = Policy(config, config.model.name, torch.device("cpu"))
     learner, panel = Learner(config, policy, objective_of(config)), Panel(config.scoring)
+    sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=config.rollout.max_new_tokens)
     for version in range(config.loop.steps):
         ray.get(engine.load.remote(publication(policy, version)))
         groups = []
         for index in range(version * config.loop.batch, (version + 1) * config.loop.batch):
             epoch, place = prompt_at(index, len(inputs.prompts), config.seed)
+            seeds = tuple(derive_seed(config.seed, "candidate", index, k) for k in range(3))
             request = GroupRequest(
                 id=f"plain-{index}",
                 index=index,
                 epoch=epoch,
                 version=version,
                 messages=inputs.prompts[place],
-                seeds=tuple(derive_seed(config.seed, "candidate", index, k) for k in range(inputs.candidates)),
-                policy="current",
-                sampling=Sampling(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=config.rollout.max_new_tokens),
+                parts=(Part(role="pair", policy="current", seeds=seeds, sampling=sampling),),
             )
             group = from_arrow(ray.get(engine.generate.remote(request)[1]))[0]
             groups.append(group.scored(panel.matrix(prompt_text(group), group.candidates), "plain"))
