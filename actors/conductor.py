@@ -66,7 +66,7 @@ class Conductor:
         self._publisher = Publisher(config, self._planes.serves, evaluated, self._loaded)
         self._publisher.watch(self._planes.engines)
         self._record = RunRecord(
-            run_directory, update=objective.update, engines=len(self._planes.engines), scorers=config.scoring.scorers
+            run_directory, objective=objective, engines=len(self._planes.engines), scorers=config.scoring.scorers
         )
         self._evaluator = Evaluator(config, heldout, self._planes, evaluated, run_directory) if heldout else None
 

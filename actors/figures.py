@@ -58,6 +58,9 @@ class Figures:
     publication_seconds: list[float] = field(default_factory=list)
     exposed_seconds: list[float] = field(default_factory=list)
     """Of the latest publications, at most `KEPT_PUBLICATIONS`."""
+    moved_shares: float = 0.0
+    measured_steps: int = 0
+    """Steps whose share of the way to their target was measured, and the sum of these shares."""
     mismatch_kl: float = 0.0
     mismatch_max_abs: float = 0.0
     begun: Usage = Usage()
@@ -84,6 +87,21 @@ class Figures:
             prefix = "" if role == MAIN_ROLE else f"{role}_"
             figures |= {f"{prefix}staleness_mean": sum(stale) / len(stale), f"{prefix}staleness_max": float(max(stale))}
         return figures
+
+    def moved(self, share: float) -> None:
+        """Count a step whose share of the way to its target was measured."""
+        self.moved_shares += share
+        self.measured_steps += 1
+
+    @property
+    def moved_share(self) -> float | None:
+        """Mean share of the way to its target that a step went; none if none was measured."""
+        return self.moved_shares / self.measured_steps if self.measured_steps else None
+
+    def opponent_delay(self) -> int:
+        """The oldest opponents that were trained on: those with that role, or the pairs where they are the opponents."""
+        ages = self.staleness.get("opponent") or self.staleness.get(MAIN_ROLE) or Counter({0: 0})
+        return max(ages)
 
     def published(self, reports: list[LoadReport], seconds: float, exposed: float) -> dict[str, float]:
         """Count a publication that every engine has loaded and proved."""

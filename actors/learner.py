@@ -9,6 +9,7 @@ workers.
 import copy
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,25 @@ from actors.config import AlignConfig
 from actors.policy import Policy
 from actors.records import Group, derive_seed
 from actors.work import SumOverWorkers, Work, alone, layout_of, pair_inputs, work_of
-from algorithms.objective import Objective
+from algorithms.layout import Layout
+from algorithms.objective import Aimed, Objective
 from algorithms.packing import pack
 from algorithms.schedules import learning_rate_factor
 
 Tensors = dict[str, torch.Tensor]
+
+MEASURE_EVERY = 8
+"""Versions between measurements of how far a step goes: one forward pass of one micro-batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A micro-batch before the step: its pairs' errors, and what it takes to compute them again."""
+
+    batch: Sequence[Work]
+    layout: Layout
+    anchor: torch.Tensor
+    error: torch.Tensor
 
 
 class Learner:
@@ -146,17 +161,34 @@ class Learner:
         pairs = int(add(torch.tensor(own, device=self.policy.device)).item())
         trained = [item for item in work if len(item.pairs)]
         lengths, single = [item.tokens for item in trained], [[i] for i in range(len(trained))]
+        probe = None
         for batch in pack(lengths, single, self._config.learner.token_budget):
-            self._backward([trained[i] for i in batch], pairs, sums)
+            probe = self._backward([trained[i] for i in batch], pairs, sums)
         rate = self._set_rate()
         norm = self._descend(add) if pairs else 0.0
-        return sums.metrics(add, self.policy.device) | {
+        metrics = sums.metrics(add, self.policy.device) | {
             "gradient_norm": norm,
             "clipped": float(norm > self._config.learner.gradient_clip),
             "learning_rate": rate,
         }
+        if pairs and self.version % MEASURE_EVERY == 0 and isinstance(self._objective, Aimed):
+            metrics["moved_share"] = self._moved_share(probe, self._objective, add)
+        return metrics
 
-    def _backward(self, batch: Sequence[Work], pairs: int, sums: Sums) -> None:
+    @torch.no_grad()
+    def _moved_share(self, probe: Probe | None, objective: Aimed, add: SumOverWorkers) -> float:
+        """Share of the way to its target that a pair's margin went in this step, by least squares over all workers."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self.policy.device)
+        if probe is not None:
+            logprobs = self.policy.sequence_logprobs(probe.layout)
+            after = objective.error(pair_inputs(probe.batch, logprobs, probe.anchor)).double()
+            before = probe.error.double()
+            sums += torch.stack([(before * (before - after)).sum(), before.square().sum()])
+        moved, distance = add(sums).tolist()
+        return moved / distance if distance else 0.0
+
+    def _backward(self, batch: Sequence[Work], pairs: int, sums: Sums) -> Probe | None:
+        """Add the gradients of one micro-batch."""
         layout = layout_of(batch, self._config.learner.share_prompts)
         reference = self.policy.sequence_logprobs(layout, reference=True)
         iterate = self._iterate_logprobs(layout)
@@ -172,8 +204,11 @@ class Learner:
         (loss.sum() / pairs).backward()
         sums.add_pairs(batch, inputs, loss.detach(), self._objective.reward_scale)
         sums.add_sequences((logprobs.detach() - reference), len(layout.input_ids))
+        if not isinstance(self._objective, Aimed):
+            return None
+        return Probe(batch=batch, layout=layout, anchor=anchor, error=self._objective.error(inputs).detach())
 
-    def _iterate_logprobs(self, layout: Any) -> torch.Tensor | None:
+    def _iterate_logprobs(self, layout: Layout) -> torch.Tensor | None:
         """Log-probabilities under pi_t, [S]; none where pi_t is the policy itself."""
         if self._rule.iteration == 1 or not self._objective.anchor.iterate:
             return None

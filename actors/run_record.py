@@ -9,7 +9,8 @@ from actors.figures import Figures, Usage
 from actors.journal import Journal
 from actors.publication import LoadReport
 from actors.records import GroupSummary, Source
-from algorithms.sampling import Update
+from algorithms.delay_rule import delay_rule
+from algorithms.objective import Objective
 
 Busy = tuple[float, float]
 """Busy seconds of all engines and of all scorers so far."""
@@ -20,9 +21,9 @@ WIN_RATE_GOAL = 0.70
 class RunRecord:
     """Clock, journal and figures of one run, over all its lives."""
 
-    def __init__(self, run_directory: str, update: Update, engines: int, scorers: int) -> None:
+    def __init__(self, run_directory: str, objective: Objective, engines: int, scorers: int) -> None:
         self._journal = Journal(run_directory)
-        self._update = update
+        self._objective = objective
         self._engines, self._scorers = engines, scorers
         self._figures = Figures()
         self._began = time.monotonic()
@@ -57,6 +58,8 @@ class RunRecord:
         """The learner reached `version`; one line of `metrics.jsonl`."""
         self._learner_busy += metrics["learner_busy_seconds"]
         self._figures.trained_tokens += int(metrics["batch_trained_tokens"])
+        if "moved_share" in metrics:
+            self._figures.moved(metrics["moved_share"])
         usage = self._usage(busy)
         wall = max(usage.wall - self._last.wall, 1e-9)
         used = usage.since(self._last, self._engines, self._scorers)
@@ -65,7 +68,7 @@ class RunRecord:
             "seconds": usage.wall,
             "groups": ledger["trained"],
             **metrics,
-            **self._figures.trained(version - 1, self._pending.pop(version - 1), self._update.age),
+            **self._figures.trained(version - 1, self._pending.pop(version - 1), self._objective.update.age),
             **used,
             **self._loaded,
             "completions_per_second": metrics["batch_completions"] / wall,
@@ -108,8 +111,14 @@ class RunRecord:
             "kl": self._latest.get("kl"),
             "seconds_to_win_rate_0_70": self._goal_seconds,
             "loop_seconds": self._seconds(),
+            "delay_rule": self._delay_rule(),
             **self._figures.summary(self._usage(busy), self._engines, self._scorers, bound, late_bound),
         }
+
+    def _delay_rule(self) -> dict[str, Any] | None:
+        share = self._figures.moved_share
+        rule = None if share is None else delay_rule(self._objective, share, self._figures.opponent_delay())
+        return None if rule is None else asdict(rule) | {"kept": rule.kept}
 
     def snapshot(self) -> dict[str, Any]:
         """JSON that `resume` understands; what was written so far is on disk."""

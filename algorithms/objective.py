@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
@@ -163,6 +163,14 @@ class Objective(Protocol):
 
     def loss(self, logprobs: PairLogProbs) -> Tensor:
         """Loss of each pair, [P]; its mean, weighted by `Pairs.weight`, is what the learner minimises."""
+
+
+@runtime_checkable
+class Aimed(Protocol):
+    """An objective whose loss names the margin that it wants, so that the share of the way can be measured."""
+
+    def error(self, logprobs: PairLogProbs) -> Tensor:
+        """What the loss brings to zero: margin minus target of each pair, nats, [P]."""
 
 
 def build_objective(name: str, options: Mapping[str, Any]) -> Objective:

@@ -158,6 +158,9 @@ class AnchoredRegression(Generic[OptionsT]):
 
     def loss(self, logprobs: PairLogProbs) -> Tensor:
         """Loss of each pair, [P]."""
+        return self.options.rho(self.error(logprobs))
+
+    def error(self, logprobs: PairLogProbs) -> Tensor:
+        """Margin minus target of each pair, nats, [P]."""
         margin = (logprobs.length_averaged() if self.options.length_averaged else logprobs).margin
-        target = self.options.clipped(self.scale * (logprobs.first_rate - logprobs.second_rate))
-        return self.options.rho(margin - target)
+        return margin - self.options.clipped(self.scale * (logprobs.first_rate - logprobs.second_rate))

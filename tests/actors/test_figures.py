@@ -10,9 +10,11 @@ from actors.figures import KEPT_PUBLICATIONS, Figures, Usage
 from actors.publication import LoadReport
 from actors.records import GroupSummary, Source
 from actors.run_record import RunRecord
+from algorithms.objective import build_objective
 from algorithms.sampling import Update
 
 AGE = Update().age
+OBJECTIVE = build_objective("online_ipo", {"beta": 0.1})
 LEDGER = {"admitted": 4, "trained": 2, "rejected": 0, "in_flight": 2}
 METRICS = {
     "loss": 0.5,
@@ -146,7 +148,7 @@ def record_steps(record: RunRecord, versions: range, busy: float = 0.0) -> None:
 
 
 def test_a_step_is_one_line_of_metrics(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), Update(), engines=1, scorers=1)
+    record = RunRecord(str(tmp_path), OBJECTIVE, engines=1, scorers=1)
     record.published([report("engine-0", 0.1, 0.2)], 1.5, 0.3)
     record_steps(record, range(1, 3))
     record.close()
@@ -164,7 +166,7 @@ def test_a_step_is_one_line_of_metrics(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), Update(), 1, 1)
+    record = RunRecord(str(tmp_path), OBJECTIVE, 1, 1)
     record.released(0, [(source(0),)], (0.0, 0.0))
     record.step(1, METRICS | {"loss": float("nan")}, (0.0, 0.0), LEDGER)
     record.close()
@@ -173,7 +175,7 @@ def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
 
 
 def test_events_are_lines_in_order(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), Update(), 1, 1)
+    record = RunRecord(str(tmp_path), OBJECTIVE, 1, 1)
     record.event("admitted", group="g0", version=0)
     record.event("rejected", group="g0", reason="scorer_error")
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
@@ -188,7 +190,7 @@ def evaluation(mean: float) -> dict[str, Any]:
 
 
 def test_the_goal_is_reached_once(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), Update(), 1, 1)
+    record = RunRecord(str(tmp_path), OBJECTIVE, 1, 1)
     record.evaluation(1, evaluation(0.69))
     assert record.summary((0.0, 0.0), 2)["seconds_to_win_rate_0_70"] is None
     record.evaluation(2, evaluation(0.70))
@@ -203,13 +205,13 @@ def test_the_goal_is_reached_once(tmp_path: Path) -> None:
 
 
 def resumed(folder: Path, snapshot: dict[str, Any], version: int) -> RunRecord:
-    record = RunRecord(str(folder), Update(), 1, 1)
+    record = RunRecord(str(folder), OBJECTIVE, 1, 1)
     record.resume(json.loads(json.dumps(snapshot)), version)
     return record
 
 
 def test_a_resumed_run_drops_what_it_will_measure_again(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), Update(), 1, 1)
+    record = RunRecord(str(tmp_path), OBJECTIVE, 1, 1)
     record_steps(record, range(1, 4))
     record.evaluation(2, evaluation(0.8))
     snapshot = record.snapshot()
@@ -232,7 +234,7 @@ def test_a_resumed_run_drops_what_it_will_measure_again(tmp_path: Path) -> None:
 
 
 def test_figures_of_a_resumed_run_count_both_lives_once(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), Update(), 1, 1)
+    record = RunRecord(str(tmp_path), OBJECTIVE, 1, 1)
     record_steps(record, range(1, 3), busy=2.0)
     record.released(2, [(source(2),), (source(2),)], (2.0, 2.0))  # handed over, but not trained before the kill
     record.evaluation(2, evaluation(0.8))
@@ -249,7 +251,7 @@ def test_figures_of_a_resumed_run_count_both_lives_once(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_remembers_how_busy_the_planes_were(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), Update(), 1, 1)
+    record = RunRecord(str(tmp_path), OBJECTIVE, 1, 1)
     record.released(0, [(source(0),)], (0.0, 0.0))
     record.step(1, METRICS | {"learner_busy_seconds": 3.0}, (5.0, 1.0), LEDGER)
     snapshot = record.snapshot()
@@ -264,8 +266,22 @@ def test_a_resumed_run_remembers_how_busy_the_planes_were(tmp_path: Path) -> Non
     again.close()
 
 
+def test_the_delay_rule_is_evaluated_on_the_measured_step(tmp_path: Path) -> None:
+    """Share 0.2 of the way at beta 0.1 is eta = 2: opponents may be up to 8 beta / eta - 1/2 < 0 updates old."""
+    record = RunRecord(str(tmp_path), OBJECTIVE, 1, 1)
+    assert record.summary((0.0, 0.0), 2)["delay_rule"] is None
+    for version, share in ((1, 0.3), (2, 0.1)):
+        record.released(version - 1, [(source(0),)], (0.0, 0.0))
+        record.step(version, METRICS | {"moved_share": share}, (0.0, 0.0), LEDGER)
+    found = record.summary((0.0, 0.0), 2)["delay_rule"]
+    assert found == pytest.approx(
+        {"moved_share": 0.2, "step_size": 2.0, "temperature": 0.1, "limit": -0.1, "delay": 1, "kept": False}
+    )
+    record.close()
+
+
 def test_status_says_where_the_run_is(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), Update(), 1, 1)
+    record = RunRecord(str(tmp_path), OBJECTIVE, 1, 1)
     assert record.status((0.0, 0.0))["evaluation"] is None
     assert record.status((0.0, 0.0))["latest"] == {}
     record_steps(record, range(1, 3))

@@ -58,7 +58,7 @@ def plain_step(found: Learner, batch: Sequence[Group]) -> None:
         logprobs = policy.sequence_logprobs(layout)
         anchor = objective.anchor.combine(policy.sequence_logprobs(layout, reference=True), logprobs.detach())
         losses.append(objective.loss(pair_inputs([item], logprobs, anchor)))
-    torch.cat(losses).mean().backward()  # type: ignore[no-untyped-call]
+    torch.cat(losses).mean().backward()
     found._optimizer.step()
     found._optimizer.zero_grad(set_to_none=True)
 
@@ -124,7 +124,7 @@ def test_a_learner_resumes_bit_for_bit_between_any_two_versions(
 
 
 def test_the_iterate_is_the_anchor_until_the_iteration_ends(folder: Path) -> None:
-    options = {"candidates": 4, "win_rates": "self_included", "iteration": 3}
+    options: dict[str, Any] = {"candidates": 4, "win_rates": "self_included", "iteration": 3}
     found = learner(folder, "sppo", **options)
     start = weights(found)
     for version in range(1, 5):
@@ -147,7 +147,7 @@ def test_the_iterate_is_the_anchor_until_the_iteration_ends(folder: Path) -> Non
 
 def test_momentum_extrapolates_from_one_iteration_to_the_next(folder: Path) -> None:
     """APO: theta <- hat + alpha (hat - hat_previous)."""
-    options = {"candidates": 4, "win_rates": "self_included", "iteration": 1}
+    options: dict[str, Any] = {"candidates": 4, "win_rates": "self_included", "iteration": 1}
     with_momentum = learner(folder, "sppo", **options | {"momentum": 0.4})
     plain = learner(folder, "sppo", **options)
     previous = weights(plain)
@@ -196,3 +196,20 @@ def test_a_policy_over_allowed_tokens_is_normalised_over_them(folder: Path) -> N
     assert torch.allclose(restricted, full - full.logsumexp(0), atol=1e-5)
     assert np.isclose(restricted.exp().sum().item(), 1.0, atol=1e-6)
     assert full.exp().sum().item() < 0.5
+
+
+def test_the_share_of_the_way_that_a_step_goes_is_measured(folder: Path) -> None:
+    """Against the margins of the same pairs before and after the step; twice the rate goes about twice as far."""
+
+    def share(rate: float) -> float:
+        settings: dict[str, Any] = {"learner__epsilon": 1e-8, "learner__learning_rate": rate}
+        objective = {"name": "online_ipo", "options": OPTIONS}
+        found_config = config(**STABLE | {"learner__method": "full", "objective": objective} | settings)
+        policy = Policy(found_config, str(folder), torch.device("cpu"))
+        found = Learner(found_config, policy, build_objective("online_ipo", OPTIONS))
+        return found.update(BATCHES[0], alone)["moved_share"]
+
+    small, double = share(1e-5), share(2e-5)
+    assert 0 < small < 0.5
+    assert double == pytest.approx(2 * small, rel=0.1)
+    assert share(0.0) == 0.0
