@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import shutil
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
@@ -23,16 +24,19 @@ if current_platform.is_cpu():
 
 OWNER_VARIABLE = "NASHLOOP_ENGINE_OWNER"
 """Process id of the actor that an engine belongs to."""
+SCRATCH_VARIABLE = "NASHLOOP_ENGINE_SCRATCH"
+"""The owner's folder for weights on their way."""
 
 
 def _end_with_owner(owner: int, parent: int) -> None:
-    """Kill vLLM's engine process and this worker once the owner is gone: a killed actor can't do it itself."""
+    """Clear up once the owner is gone: its folder, vLLM's engine process and this worker."""
     try:
         descriptor = os.pidfd_open(owner)
     except ProcessLookupError:
         pass
     else:
         select.select([descriptor], [], [])
+    shutil.rmtree(os.environ[SCRATCH_VARIABLE], ignore_errors=True)
     if parent != owner:
         with contextlib.suppress(ProcessLookupError):
             os.kill(parent, signal.SIGKILL)

@@ -124,18 +124,25 @@ class RolloutEngine:
         return f"RolloutEngine({self.name})"
 
     async def start(self) -> int:
-        """Build the engine; returns its process id. Idempotent."""
+        """Build the engine; returns its process id. Idempotent.
+
+        Raises: `Broken` when vLLM's own processes have ended since.
+        """
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from actors.models import load_tokenizer, resolve_model
 
         if not hasattr(self, "_engine"):
+            # A killed actor can neither end vLLM's processes nor remove its folder: they see to both.
             os.environ["NASHLOOP_ENGINE_OWNER"] = str(os.getpid())
+            os.environ["NASHLOOP_ENGINE_SCRATCH"] = str(self._scratch)
             folder = resolve_model(self._config.model.name)
             self._tokenizer = load_tokenizer(folder)
             arguments = engine_arguments(self._config, folder, self._policies)
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        if self._engine.errored:
+            raise Broken(f"{self.name}: vLLM's processes have ended")
         return os.getpid()
 
     @ray.method(num_returns=2)

@@ -165,7 +165,7 @@ def _line(ax: Axes, x: Array, y: Array, colour: str, label: str = "", style: str
     ax.plot(x, running_mean(y), color=colour, label=label or None, linestyle=style)
 
 
-def _finish(ax: Axes, title: str, x_label: str, y_label: str) -> None:
+def finish(ax: Axes, title: str, x_label: str, y_label: str) -> None:
     """Title, axis labels with units, a legend above the data, or the words "not recorded"."""
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
@@ -176,14 +176,14 @@ def _finish(ax: Axes, title: str, x_label: str, y_label: str) -> None:
     ax.set_title(title, pad=8)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=4, borderaxespad=0.2, columnspacing=1.4)
-    if ax.has_data():
+    if ax.has_data() and ax.get_yscale() == "linear":
         ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
         ax.yaxis.set_major_formatter("{x:g}")
-    if "version" in x_label:
+    if "version" in x_label and ax.get_xscale() == "linear":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
-def _svg(figure: Figure, name: str, description: str) -> str | None:
+def svg(figure: Figure, name: str, description: str) -> str | None:
     """`figure` as one SVG element for an HTML page, None when no panel has data."""
     if not any(ax.has_data() for ax in figure.axes):
         return None
@@ -212,28 +212,29 @@ def _from_zero(ax: Axes) -> None:
         ax.set_ylim(0, 1.08 * ax.dataLim.y1)
 
 
-def _panels(columns: int, rows: int = 1, height: float = 3.1, **options: Any) -> tuple[Figure, list[Axes]]:
+def panels(columns: int, rows: int = 1, height: float = 3.1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as the page, `height` inches high, and its axes row by row."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06, wspace=0.03)
     figure = Figure(figsize=(WIDTH, height), layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, [ax for row in axes for ax in row]
 
 
-def _lines(name: str, description: str, steps: Rows, *panels: Panel) -> str | None:
+def _lines(name: str, description: str, steps: Rows, *shown: Panel) -> str | None:
     """One row of panels over the version, each with the quantities of metrics.jsonl that it names."""
-    figure, axes = _panels(len(panels))
+    figure, axes = panels(len(shown))
     version = series(steps, "version")
-    for ax, panel in zip(axes, panels, strict=True):
+    for ax, panel in zip(axes, shown, strict=True):
         for place, (key, colour, label) in enumerate(panel.lines):
             _line(ax, version, series(steps, key), colour, label, LINE_STYLES[place % len(LINE_STYLES)])
         if panel.from_zero:
             _from_zero(ax)
-        _finish(ax, panel.title, VERSION, panel.unit)
-    return _svg(figure, name, description)
+        finish(ax, panel.title, VERSION, panel.unit)
+    return svg(figure, name, description)
 
 
 def _win_rate(evaluations: Rows) -> str | None:
-    figure, axes = _panels(2, height=3.5, sharey=True)
+    figure, axes = panels(2, height=3.5, sharey=True)
     mean, low, high = (series(evaluations, f"win_rate.{part}") for part in ("mean", "low", "high"))
     for ax, key, label in ((axes[0], "seconds", SECONDS), (axes[1], "version", VERSION)):
         x = series(evaluations, key)
@@ -244,13 +245,13 @@ def _win_rate(evaluations: Rows) -> str | None:
             ax.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.2, label="0.50, no change")
             bottom, top = np.nanmin(np.append(low, mean)), np.nanmax(np.append(high, mean))
             ax.set_ylim(max(0.0, min(0.4, bottom - 0.03)), min(1.0, max(0.9, top + 0.03)))
-        _finish(ax, f"Win rate against the {'clock' if key == 'seconds' else 'version'}", label, "win rate")
+        finish(ax, f"Win rate against the {'clock' if key == 'seconds' else 'version'}", label, "win rate")
     axes[1].tick_params(labelleft=True)
-    return _svg(figure, "win_rate", "Win rate against the start, over seconds and over versions")
+    return svg(figure, "win_rate", "Win rate against the start, over seconds and over versions")
 
 
 def _judges(evaluations: Rows) -> str | None:
-    figure, axes = _panels(2, height=2.9)
+    figure, axes = panels(2, height=2.9)
     version = series(evaluations, "version")
     names = {str(name) for row in evaluations for name in judges_of(row)}
     for place, name in enumerate(sorted(names)):
@@ -268,33 +269,33 @@ def _judges(evaluations: Rows) -> str | None:
             )
     if axes[0].has_data():
         axes[0].axhline(0.5, color=MUTED, linestyle=":", linewidth=1.2)
-    _finish(axes[0], "Each judge alone", VERSION, "win rate by this judge")
+    finish(axes[0], "Each judge alone", VERSION, "win rate by this judge")
     ties = series(evaluations, "ties")
     _line(axes[1], version, ties, PURPLE)
     if axes[1].has_data():
         axes[1].set_ylim(0, 1.03)
-    _finish(axes[1], "Ties of the panel", VERSION, "share of comparisons")
-    return _svg(figure, "judges", "Win rate by each judge alone, and share of ties, over versions")
+    finish(axes[1], "Ties of the panel", VERSION, "share of comparisons")
+    return svg(figure, "judges", "Win rate by each judge alone, and share of ties, over versions")
 
 
 def _lengths(steps: Rows, evaluations: Rows) -> str | None:
-    figure, axes = _panels(2)
+    figure, axes = panels(2)
     _line(axes[0], series(steps, "version"), series(steps, "length_mean"), BLUE, "trained completions")
     held_out = series(evaluations, "length_mean")
     if np.isfinite(held_out).any():
         x = series(evaluations, "version")
         axes[0].plot(x, held_out, color=ORANGE, linestyle="--", marker="o", markersize=4, label="held-out prompts")
     _from_zero(axes[0])
-    _finish(axes[0], "Length of completions", VERSION, "tokens, mean")
+    finish(axes[0], "Length of completions", VERSION, "tokens, mean")
     _line(axes[1], series(steps, "version"), series(steps, "truncated_share"), VERMILLION)
     if axes[1].has_data():
         axes[1].set_ylim(0, 1.03)
-    _finish(axes[1], "Completions cut off at the length limit", VERSION, "share of completions")
-    return _svg(figure, "lengths", "Mean length of completions and share cut off, over versions")
+    finish(axes[1], "Completions cut off at the length limit", VERSION, "share of completions")
+    return svg(figure, "lengths", "Mean length of completions and share cut off, over versions")
 
 
 def _planes(steps: Rows) -> str | None:
-    figure, axes = _panels(1, 4, height=6.4, sharex=True)
+    figure, axes = panels(1, 4, height=6.4, sharex=True)
     seconds = thin(series(steps, "seconds"))
     for ax, name, colour in zip(axes, ("rollout", "scoring", "learner"), (BLUE, GREEN, ORANGE), strict=False):
         busy = 1 - np.clip(thin(series(steps, f"idle_{name}")), 0.0, 1.0)
@@ -303,7 +304,7 @@ def _planes(steps: Rows) -> str | None:
             ax.fill_between(seconds, busy, 1, step="pre", color="#dfe4ea", linewidth=0, label="idle")
             ax.set_ylim(0, 1)
             ax.set_xlim(0, float(np.nanmax(seconds)))
-        _finish(ax, f"{name.capitalize()} plane", "", "share of time")
+        finish(ax, f"{name.capitalize()} plane", "", "share of time")
     _line(
         axes[3],
         series(steps, "seconds"),
@@ -313,15 +314,15 @@ def _planes(steps: Rows) -> str | None:
     )
     if axes[3].has_data():
         axes[3].set_ylim(0, 1.1)
-    _finish(axes[3], "Overlap efficiency", SECONDS, "share of time")
+    finish(axes[3], "Overlap efficiency", SECONDS, "share of time")
     for ax in axes:
         if ax.has_data():
             ax.set_yticks([0, 0.5, 1])
-    return _svg(figure, "planes", "Busy and idle share of each plane, and overlap efficiency, over time")
+    return svg(figure, "planes", "Busy and idle share of each plane, and overlap efficiency, over time")
 
 
 def _staleness(steps: Rows, summary: Mapping[str, Any]) -> str | None:
-    figure, (counts, over_time) = _panels(2)
+    figure, (counts, over_time) = panels(2)
     histogram = pick(summary, "staleness.histogram")
     pairs = histogram.items() if isinstance(histogram, Mapping) else ()
     known = {key_number(key) or 0.0: number(count) or 0.0 for key, count in pairs if key_number(key) is not None}
@@ -336,19 +337,19 @@ def _staleness(steps: Rows, summary: Mapping[str, Any]) -> str | None:
         if bound is not None:
             counts.axvline(bound + 0.5, color=VERMILLION, linestyle="--", linewidth=1.2, label=f"bound: {bound:g}")
             counts.set_xlim(-0.7, max(bound, *known) + 0.9)
-    _finish(counts, "Staleness of trained groups", "staleness (versions)", "groups")
+    finish(counts, "Staleness of trained groups", "staleness (versions)", "groups")
     version = series(steps, "version")
     _line(over_time, version, series(steps, "staleness_mean"), BLUE, "mean of the step")
     _line(over_time, version, series(steps, "staleness_max"), ORANGE, "largest of the step", "--")
     if over_time.has_data() and bound is not None:
         over_time.axhline(bound, color=VERMILLION, linestyle=":", linewidth=1.4, label=f"bound: {bound:g}")
         over_time.set_ylim(bottom=-0.05 * max(bound, 1.0), top=1.1 * max(bound, 1.0))
-    _finish(over_time, "Staleness over the run", VERSION, "staleness (versions)")
-    return _svg(figure, "staleness", "Histogram of staleness, and staleness over versions")
+    finish(over_time, "Staleness over the run", VERSION, "staleness (versions)")
+    return svg(figure, "staleness", "Histogram of staleness, and staleness over versions")
 
 
 def _publication(steps: Rows) -> str | None:
-    figure, axes = _panels(2)
+    figure, axes = panels(2)
     names = ("version", "publication_seconds", "exposed_publication_seconds")
     version, total, exposed = (thin(series(steps, name)) for name in names)
     if np.isfinite(total + version).any():
@@ -356,11 +357,11 @@ def _publication(steps: Rows) -> str | None:
         width = 0.85 * (float(np.nanmedian(gaps)) if np.isfinite(gaps).any() else 1.0)
         axes[0].bar(version, total, width=width, color=SKY, label="hidden behind other work")
         axes[0].bar(version, np.fmin(exposed, total), width=width, color=VERMILLION, label="exposed")
-    _finish(axes[0], "Publication of weights", VERSION, "seconds")
+    finish(axes[0], "Publication of weights", VERSION, "seconds")
     _line(axes[1], version, thin(series(steps, "mismatch_kl")), PURPLE)
     _from_zero(axes[1])
-    _finish(axes[1], "Mismatch of engine and learner", VERSION, "nats per token")
-    return _svg(
+    finish(axes[1], "Mismatch of engine and learner", VERSION, "nats per token")
+    return svg(
         figure,
         "publication",
         "Seconds of each publication, and mismatch of engine and learner, over versions",

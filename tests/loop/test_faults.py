@@ -21,6 +21,9 @@ CHANGES: dict[str, Any] = {
 }
 
 
+Bereaved = tuple[Outcome, list[psutil.Process], Path]
+
+
 class Watcher:
     """Looks at a run from outside, as an operator would: through its events and the process table."""
 
@@ -49,8 +52,11 @@ def vllm_processes(engine: psutil.Process) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def bereaved(runs: Runs) -> tuple[Outcome, list[psutil.Process]]:
-    """A run that loses a scorer, an engine, vLLM's process of another engine, and a learner worker."""
+def bereaved(runs: Runs) -> Bereaved:
+    """A run that loses a scorer, an engine, vLLM's process of another engine, and a learner worker.
+
+    Returns: the run, vLLM's processes of the lost engine, and its folder for weights.
+    """
     future = runs.start("bereaved", **CHANGES)
     watcher = Watcher(runs.folder / "bereaved")
 
@@ -63,15 +69,17 @@ def bereaved(runs: Runs) -> tuple[Outcome, list[psutil.Process]]:
     reach(2)
     first, second = watcher.process("engine-0"), watcher.process("engine-1")
     orphans = vllm_processes(first)
+    folder = Path(orphans[0].environ()["NASHLOOP_ENGINE_SCRATCH"])
+    assert folder.is_dir()
     first.send_signal(signal.SIGKILL)
     reach(5)
     (core,) = vllm_processes(second)[:1]
     core.send_signal(signal.SIGKILL)
     watcher.process("learner").send_signal(signal.SIGKILL)
-    return future.result(timeout=500), orphans
+    return future.result(timeout=500), orphans, folder
 
 
-def test_the_run_goes_on(bereaved: tuple[Outcome, list[psutil.Process]]) -> None:
+def test_the_run_goes_on(bereaved: Bereaved) -> None:
     outcome = bereaved[0].succeeded()
     loop, summary = outcome.config.loop, outcome.summary
     assert summary["version"] == loop.steps
@@ -80,7 +88,7 @@ def test_the_run_goes_on(bereaved: tuple[Outcome, list[psutil.Process]]) -> None
     assert (outcome.path / "policy" / "config.json").exists()
 
 
-def test_the_ledger_still_balances(bereaved: tuple[Outcome, list[psutil.Process]]) -> None:
+def test_the_ledger_still_balances(bereaved: Bereaved) -> None:
     outcome = bereaved[0].succeeded()
     loop, ledger = outcome.config.loop, outcome.summary["ledger"]
     assert ledger == {"admitted": 96, "trained": 96, "rejected": 0, "in_flight": 0}
@@ -93,18 +101,19 @@ def test_the_ledger_still_balances(bereaved: tuple[Outcome, list[psutil.Process]
     assert all(version - group.oldest_version <= loop.eta for version, group in trained)
 
 
-def test_lost_work_is_issued_again(bereaved: tuple[Outcome, list[psutil.Process]]) -> None:
+def test_lost_work_is_issued_again(bereaved: Bereaved) -> None:
     reissued = bereaved[0].succeeded().events("reissued")
     assert "scoring" in {event["plane"] for event in reissued}
     assert {event["member"] for event in bereaved[0].events("restarted")} == {"scorer-0", "engine-0", "engine-1"}
 
 
-def test_a_replaced_engine_serves_the_current_version(bereaved: tuple[Outcome, list[psutil.Process]]) -> None:
+def test_a_replaced_engine_serves_the_current_version(bereaved: Bereaved) -> None:
     outcome = bereaved[0].succeeded()
     assert outcome.events("published")[-1]["version"] == outcome.config.loop.steps
     assert outcome.summary["mismatch"]["max_abs_logprob"] < 1e-3
 
 
-def test_nothing_of_vllm_outlives_its_actor(bereaved: tuple[Outcome, list[psutil.Process]]) -> None:
+def test_nothing_of_vllm_outlives_its_actor(bereaved: Bereaved) -> None:
     until(lambda: not any(process.is_running() for process in bereaved[1]), 20, "vLLM's processes to end")
     assert os.getpid() not in {process.pid for process in bereaved[1]}
+    until(lambda: not bereaved[2].exists(), 20, "the folder of the lost engine to be removed")

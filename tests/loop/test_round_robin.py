@@ -20,7 +20,7 @@ def test_equal_policies_are_even(
     shutil.copytree(tiny_model, run / "policy")
     configuration = tree(name="same", model__name=str(tiny_model), rollout__kv_cache_gib=0.1, scoring__cpus=0)
     (run / "config.yaml").write_text(yaml.safe_dump(configuration))
-    (run / "summary.json").write_text(json.dumps({"status": "finished"}))
+    (run / "summary.json").write_text(json.dumps({"status": "finished", "ledger": {"trained": 0}, "wall_seconds": 0}))
     command = [str(run), "--prompts", prompt_files["heldout"], "--output", str(tmp_path / "round"), "--samples", "2"]
     assert main(command) == 0
     figures = json.loads((tmp_path / "round.json").read_text())
