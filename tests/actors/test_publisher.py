@@ -27,7 +27,8 @@ def weights(policy: str, version: int, payload: str = "first") -> Publication:
 class Engine:
     """Stands in for an engine's actor; a payload in `lost` can no longer be fetched."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "engine") -> None:
+        self.name = name
         self.loaded: list[dict[str, int]] = []
         self.lost: set[str] = set()
         self.load = self
@@ -38,7 +39,7 @@ class Engine:
         self.loaded.append({p.policy: p.version for p in publications})
         newest = max(p.version for p in publications)
         return LoadReport(
-            version=newest, engine="engine", seconds=0, paused_seconds=0, mismatch_kl=0, mismatch_max_abs=0
+            version=newest, engine=self.name, seconds=0, paused_seconds=0, mismatch_kl=0, mismatch_max_abs=0
         )
 
 
@@ -46,7 +47,7 @@ class Scene:
     """A publisher with members that serve given policies, all ready and followed."""
 
     def __init__(self, *served: tuple[str, ...], evaluated: str = "current") -> None:
-        self.engines = [Engine() for _ in served]
+        self.engines = [Engine(f"engine-{i}") for i in range(len(served))]
         self.members = [Member(f"engine-{i}") for i in range(len(served))]
         self.published: list[int] = []
         for member, engine in zip(self.members, self.engines, strict=True):
