@@ -17,6 +17,8 @@ import yaml
 from ray._private.label_utils import validate_node_label_syntax
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from algorithms.objective import OBJECTIVES, build_objective
+
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("algorithms", "actors", "workflows", "serving")
 LONGEST_FILE = 450
@@ -219,3 +221,20 @@ def test_cluster_nodes_install_the_pinned_file(cluster: dict[str, Any]) -> None:
     assert cluster["setup_commands"] == [f"pip install --no-deps -r {remote}/gpu.txt"]
     assert pins("gpu")["ray"] in cluster["docker"]["head_image"]
     assert pins("gpu")["ray"] in cluster["docker"]["worker_image"]
+
+
+# Documents
+
+
+def test_the_table_of_objectives_is_true() -> None:
+    """Every objective, and no other, with the policies that write its candidates and the anchor it really has."""
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+)\| ([^|]+)\|", (ROOT / "docs" / "objectives.md").read_text(), re.M)
+    assert [name for name, _, _ in rows].count("egpo") == 1
+    assert {name for name, _, _ in rows} == OBJECTIVES.keys()
+    for name, writers, anchor in rows:
+        objective = build_objective(name, {})
+        for policy in objective.sampling.policies:
+            assert policy in writers, f"{name} samples from {policy}"
+        if "gradient" not in anchor:
+            assert ("reference" in anchor) == (objective.anchor.reference != 0), name
+            assert ("iterate" in anchor) == (objective.anchor.iterate != 0), name
