@@ -2,23 +2,25 @@
 
 All three train the same groups (K = 4, every one of the 6 pairs) with the same model, number formats, optimizer and
 reference; see `plain_training`. Tokens are those of prompt and completion of every distinct sequence, for all three
-the same, however often or seldom a system computes them. One thread each, as in the loop on two cores.
+the same, however often or seldom a system computes them. One thread each, as in the loop on two cores. What an
+objective itself costs, its pairs, win rates and losses, is at most 3% of a step.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from actors.config import AlignConfig
 from actors.learner import Learner
-from actors.work import alone
 from actors.models import load_tokenizer, render_prompt, resolve_model
 from actors.policy import Policy
 from actors.prompts import load_prompts
 from actors.records import Candidate, Group, Sampling, VersionSpan, group_id
+from actors.work import alone, pair_inputs, work_of
 from algorithms.objective import build_objective
 from benchmarks.measure import Measurement, ratios, seconds, take_turns
 from benchmarks.models import make_llama
@@ -28,6 +30,15 @@ from benchmarks.runs import PROMPTS, configuration
 
 PLAIN_TARGET = 0.9
 PAIRWISE_TARGET = 2.5
+OBJECTIVE_TARGET = 0.03
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "online_dpo": {"candidates": 4, "pair_choice": "all"},
+    "online_ipo": {"candidates": 2, "opponents": 2},
+    "egpo": {"candidates": 2, "opponents": 2},
+    "sppo": {"candidates": 4, "pair_choice": "all"},
+    "inpo": {"candidates": 4},
+    "dno": {"candidates": 4},
+}
 CANDIDATES = 4
 BETA = 0.1
 SEQUENCES_AT_ONCE = 8
@@ -102,6 +113,9 @@ def _compare(name: str, config: AlignConfig, groups: int, turns: int) -> list[Fi
     for warm_up in actions.values():
         warm_up()
     rates = take_turns({key: _rate(tokens, action) for key, action in actions.items()}, turns)
+    shares = [
+        objective_seconds(other, options, batch) * rates["ours"][0] / tokens for other, options in OBJECTIVES.items()
+    ]
     return [
         Figure(name=f"{name}: learner", values=tuple(rates["ours"]), unit="tokens/s"),
         Figure(name=f"{name}: plain loop", values=tuple(rates["plain"]), unit="tokens/s"),
@@ -113,12 +127,32 @@ def _compare(name: str, config: AlignConfig, groups: int, turns: int) -> list[Fi
             note=f"{groups} groups of {CANDIDATES}, {tokens} tokens an update",
         ),
         Figure(
+            name=f"{name}: dearest objective / learner step",
+            values=(max(shares),),
+            target=OBJECTIVE_TARGET,
+            bound="at most",
+            note=f"pairs, win rates and loss; of {', '.join(OBJECTIVES)}",
+        ),
+        Figure(
             name=f"{name}: learner / pairwise",
             values=tuple(ratios(rates["ours"], rates["pairwise"])),
             target=PAIRWISE_TARGET,
             note="6 pairs a group",
         ),
     ]
+
+
+def objective_seconds(name: str, options: Mapping[str, Any], batch: Sequence[Group]) -> float:
+    """What an objective itself costs in an update of `batch`: choosing pairs, win rates, losses and their gradients."""
+    objective = build_objective(name, options)
+
+    def once() -> None:
+        work = [work_of(objective, group, 0) for group in batch]
+        logprobs = torch.zeros(sum(len(item.used) for item in work), requires_grad=True)
+        objective.loss(pair_inputs(work, logprobs, torch.zeros_like(logprobs))).sum().backward()
+
+    once()
+    return min(seconds(once) for _ in range(5))
 
 
 def _rate(tokens: int, action: Callable[[], object]) -> Measurement:
