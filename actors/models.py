@@ -133,6 +133,18 @@ def _check_weights(folder: Path) -> None:
         ) from error
 
 
+def check_context(folder: str | Path, context: int) -> None:
+    """Raise `ModelError` when the model has fewer positions than a sequence of `context` tokens needs."""
+    from transformers import AutoConfig
+
+    positions = getattr(AutoConfig.from_pretrained(str(folder)), "max_position_embeddings", None)
+    if positions and positions < context:
+        raise ModelError(
+            f"model.context = {context} tokens, but {str(folder)!r} has {positions} positions "
+            f"(max_position_embeddings); set model.context to {positions} or less"
+        )
+
+
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a resolved model; without a padding token it pads with its end token."""
     from transformers import AutoTokenizer

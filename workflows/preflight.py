@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import ray
 
 from actors.config import AlignConfig
-from actors.models import load_tokenizer, render_prompt, require_chat_template, resolve_model
+from actors.models import check_context, load_tokenizer, render_prompt, require_chat_template, resolve_model
 from actors.planes import TEACHER, sampler_pools
 from actors.prompts import check_lengths, load_prompts
 from actors.publication import Canary
@@ -25,7 +25,6 @@ class ResourceError(RuntimeError):
 class Inputs:
     """What a run needs besides its configuration, checked."""
 
-    candidates: int
     prompts: tuple[tuple[Message, ...], ...]
     heldout: tuple[tuple[Message, ...], ...]
     canaries: tuple[Canary, ...]
@@ -51,7 +50,9 @@ def check_inputs(config: AlignConfig) -> Inputs:
         require_chat_template(load_tokenizer(resolve_model(config.teacher.model)))
     prompts = _conversations(config.data.prompts, config.data.system)
     heldout = _conversations(config.data.heldout, config.data.system) if config.data.heldout else ()
-    tokenizer = load_tokenizer(resolve_model(config.model.name))
+    folder = resolve_model(config.model.name)
+    check_context(folder, config.model.context)
+    tokenizer = load_tokenizer(folder)
     require_chat_template(tokenizer)
     rendered = [render_prompt(tokenizer, messages) for messages in prompts]
     for prompt_ids in (rendered, [render_prompt(tokenizer, messages) for messages in heldout]):
@@ -59,7 +60,6 @@ def check_inputs(config: AlignConfig) -> Inputs:
         check_lengths(lengths, context=config.model.context, max_new_tokens=limit)
     publication = config.publication
     return Inputs(
-        candidates=objective_of(config).sampling.candidates,
         prompts=prompts,
         heldout=heldout,
         canaries=tuple(tuple(ids[-publication.canary_tokens :]) for ids in rendered[: publication.canaries]),

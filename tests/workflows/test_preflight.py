@@ -53,7 +53,6 @@ def of(folder: Path, **changes: Any) -> AlignConfig:
 
 def test_good_input_is_loaded(folder: Path) -> None:
     found = check_inputs(of(folder, publication__canaries=2, publication__canary_tokens=5))
-    assert found.candidates == 3
     assert [messages[0]["content"] for messages in found.prompts] == QUESTIONS
     assert [messages[0]["content"] for messages in found.heldout] == ["held out"]
     tokenizer = load_tokenizer(str(folder / "model"))
@@ -123,6 +122,13 @@ def test_prompts_that_are_missing(folder: Path) -> None:
 def test_room_for_the_answer_counts(folder: Path) -> None:
     check_inputs(of(folder, rollout__max_new_tokens=80))
     assert "leaves 19" in refusal(PromptError, folder, rollout__max_new_tokens=109)
+
+
+def test_a_context_beyond_the_model(folder: Path) -> None:
+    check_inputs(of(folder, model__context=512))
+    message = refusal(ModelError, folder, model__context=513)
+    assert "model.context = 513" in message
+    assert "512 positions" in message
 
 
 def test_a_judge_that_cannot_be_imported(folder: Path) -> None:
