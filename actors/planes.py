@@ -12,6 +12,7 @@ from ray.exceptions import RayTaskError
 
 from actors.config import AlignConfig, RolloutConfig
 from actors.deadlines import DeadlineExceeded, within
+from actors.endpoint import TeacherError
 from actors.pool import Member, MemberLost, Pool
 from actors.records import GroupRequest, GroupSummary, Part, Sampling
 from actors.rollout import RolloutEngine, engine_environment
@@ -52,11 +53,14 @@ class Planes:
         deadline = config.deadlines.start
         self._samplers: list[tuple[tuple[str, ...], Pool]] = []
         for served in sampler_pools(policies, config.learner.method):
-            label = "engine" if policies[0] in served else served[0]
+            label, taught = "engine" if policies[0] in served else served[0], served == TEACHER
+            # A deadline must not run while its group waits for one of the endpoint's few calls.
+            slots = config.teacher.concurrency if taught and config.teacher and config.teacher.endpoint else None
             pool = Pool(
-                [f"{label}-{i}" for i in range(1 if served == TEACHER else config.rollout.engines)],
-                self._create_teacher if served == TEACHER else partial(self._create_sampler, served),
+                [f"{label}-{i}" for i in range(1 if taught else config.rollout.engines)],
+                self._create_teacher if taught else partial(self._create_sampler, served),
                 prepare_engine,
+                slots=slots,
                 start_deadline=deadline,
                 on_event=on_pool_event,
             )
@@ -124,8 +128,8 @@ class Planes:
                 last = str(lost)
                 self._on_event("reissued", group=request.id, plane="rollout", detail=last)
             except RayTaskError as error:
-                # A sampler whose own errors have names says why, the others only that.
-                raise Rejected(getattr(error.cause, "name", "generation_failed"), cause_of(error)) from error
+                reason = error.cause.name if isinstance(error.cause, TeacherError) else "generation_failed"
+                raise Rejected(reason, cause_of(error)) from error
         raise Rejected("generation_failed", last)
 
     async def score(self, payload: Any) -> tuple[GroupSummary, Any]:
