@@ -99,7 +99,7 @@ class Figures:
         return self.moved_shares / self.measured_steps if self.measured_steps else None
 
     def opponent_delay(self) -> int:
-        """The oldest opponents that were trained on: those with that role, or the pairs where they are the opponents."""
+        """The oldest opponents that were trained on: candidates with that role, or the pairs where these play it."""
         ages = self.staleness.get("opponent") or self.staleness.get(MAIN_ROLE) or Counter({0: 0})
         return max(ages)
 

@@ -130,8 +130,9 @@ def verify_canaries(
     difference = (engine_all - learner_all).abs().mean().item()
     if not difference <= tolerance:
         raise PublicationError(
-            f"{publication.policy}, version {publication.version}: canary log-probabilities differ by {difference:.4g} nats a token "
-            f"(learner {learner_all.mean():.4f}, engine {engine_all.mean():.4f}; tolerance {tolerance:.4g}): "
+            f"{publication.policy}, version {publication.version}: canary log-probabilities differ by "
+            f"{difference:.4g} nats a token (learner {learner_all.mean():.4f}, engine {engine_all.mean():.4f}; "
+            f"tolerance {tolerance:.4g}): "
             "the engine does not run the weights that the learner published"
         )
     kls, largest = zip(*(mismatch(*pairs.unbind(1)) for pairs in compared), strict=True)

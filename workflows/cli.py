@@ -3,7 +3,12 @@
 import importlib
 import sys
 
-COMMANDS = {"align": "workflows.align", "report": "workflows.report"}
+COMMANDS = {
+    "align": "workflows.align",
+    "report": "workflows.report",
+    "round-robin": "workflows.round_robin",
+    "verify": "workflows.verify.__main__",
+}
 
 
 def main() -> int:

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from actors.learner import Learner
-from actors.work import alone
 from actors.policy import Policy
 from actors.records import Group
+from actors.work import alone
 from algorithms.objective import build_objective
 from tests.examples import config, group, random_groups
 from tests.tiny import make_model

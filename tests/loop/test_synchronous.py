@@ -10,10 +10,10 @@ import torch
 
 from actors.config import AlignConfig
 from actors.learner import Learner
-from actors.work import alone
 from actors.policy import Policy
 from actors.records import Group, GroupRequest, Part, Sampling, derive_seed, from_arrow
 from actors.scorer import Panel, prompt_text
+from actors.work import alone
 from algorithms.prompt_order import prompt_at
 from tests.loop.support import Outcome, Runs, load_weights, same_weights
 from tests.loop.test_publication import publication

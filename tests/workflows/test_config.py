@@ -108,7 +108,10 @@ def test_a_wrong_type_is_named_with_its_value(changes: dict[str, Any], parts: li
         ({"name": "../elsewhere"}, ["name = '../elsewhere'", "pattern"]),
         ({"objective__options": {"candidates": 1}}, ["objective.options.candidates = 1", "greater than or equal to 2"]),
         ({"objective__options": {"beta": 0}}, ["objective.options.beta = 0", "greater than 0"]),
-        ({"objective__options": {"link": "ipoo"}}, ["objective.options.link = 'ipoo'", "'logistic', 'logistic_length_averaged', 'ipo'"]),
+        (
+            {"objective__options": {"link": "ipoo"}},
+            ["objective.options.link = 'ipoo'", "'logistic', 'logistic_length_averaged', 'ipo'"],
+        ),
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_is_allowed(changes: dict[str, Any], parts: list[str]) -> None:

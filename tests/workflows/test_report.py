@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from workflows.report import main, promises, read_run, verdict, warnings, write_report
+from workflows.report import main, verdict, warnings, write_report
 from workflows.report_plots import figures, running_mean, thin
+from workflows.report_promises import promises
+from workflows.report_run import read_run
 
 Row = dict[str, Any]
 WALK = "Take a slow walk by the river and write down three small things that made you smile today. "
