@@ -290,11 +290,12 @@ class RolloutEngine:
         """The engine's most likely next tokens, with their log-probabilities in nats."""
         from vllm import SamplingParams
 
-        # Not `prompt_logprobs`: with LoRA they end the engine (vLLM 0.32 on CPU).
-        sampling = SamplingParams(max_tokens=1, logprobs=ENGINE_TOKENS, temperature=1.0, seed=0)
+        # More than there are end the engine; so do `prompt_logprobs` with LoRA (vLLM 0.32 on CPU).
+        count = min(ENGINE_TOKENS, self._engine.model_config.get_vocab_size())
+        sampling = SamplingParams(max_tokens=1, logprobs=count, temperature=1.0, seed=0)
         output = await self._generate(f"canary-{uuid.uuid4()}", canary, sampling, policy)
         entries = sorted(output.outputs[0].logprobs[0].items(), key=lambda item: item[1].rank)
-        return {token: entry.logprob for token, entry in entries[:ENGINE_TOKENS]}
+        return {token: entry.logprob for token, entry in entries[:count]}
 
     def _sampling(self, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams

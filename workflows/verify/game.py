@@ -20,8 +20,8 @@ from algorithms.games import GENERATORS, FloatArray, Game
 WIDTH = 64
 """Of the model. Its final norm makes every hidden state sqrt(WIDTH) long, so that rows of the output head with entries
 of standard deviation 1 / sqrt(WIDTH) give standard normal logits, like the references of `algorithms.games`."""
-LARGEST_VOCABULARY = 256
-"""Below it the learner records all of a canary's next tokens."""
+SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 32, 256
+"""Engines name the 20 most likely tokens of a canary, and the learner records all of them up to 256."""
 END = "<end>"
 OPTIONS: dict[str, dict[str, Any]] = {"bradley_terry": {"score_scale": 1.5}}
 """Generator options of a game where they differ from the generator's own."""
@@ -106,7 +106,9 @@ def answer_tokens(contexts: int, actions: int) -> tuple[int, ...]:
 def make_policy(folder: Path, *, contexts: int, actions: int, seed: int) -> None:
     """Save a small random Llama whose last prompt token is the context, so that contexts hardly share anything."""
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer = _tokenizer(contexts, actions)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -144,6 +146,7 @@ def _tokenizer(contexts: int, actions: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     words = [END, *map(context_name, range(contexts)), *map(answer_name, range(actions))]
+    words += [f"spare{place}" for place in range(SMALLEST_VOCABULARY - len(words))]
     vocabulary = {word: i for i, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=END))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
