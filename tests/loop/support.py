@@ -47,7 +47,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "frozen_asynchronous": {"learner": {"learning_rate": 0}, "loop": {"steps": 10, "eta": 4}},
     "corrupted": {"publication": {"corrupt_version": 2}},
     "two_workers": {"learner": {"workers": 2}},
-    "adapters": {"learner": {"method": "lora", "lora": {"rank": 4}, "learning_rate": 1e-2}, "loop": {"eta": 1}},
     "extragradient": {
         "objective": {"name": "egpo", "options": {"candidates": 2, "opponents": 2}},
         "loop": {"steps": 8, "eta": 2},

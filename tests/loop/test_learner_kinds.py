@@ -22,17 +22,17 @@ def test_two_workers_do_what_one_does(two_workers: Outcome, synchronous: Outcome
         assert (weights[name] - expected).norm() < 1e-3 * moved, name
 
 
-def test_adapters_reach_the_engine(adapters: Outcome) -> None:
-    summary, loop = adapters.succeeded().summary, adapters.config.loop
+def test_adapters_reach_the_engine(extragradient: Outcome) -> None:
+    summary, loop = extragradient.succeeded().summary, extragradient.config.loop
     assert summary["ledger"]["trained"] == loop.steps * loop.batch
-    assert adapters.events("published")[-1]["version"] == loop.steps
+    assert extragradient.events("published")[-1]["version"] == loop.steps
     assert summary["mismatch"]["max_abs_logprob"] < 1e-3
     # The adapter moved far enough for a stale or missing one to be seen.
     assert abs(summary["kl"]) > 0.1
 
 
-def test_adapters_are_merged_into_the_policy(adapters: Outcome, tiny_model: Path) -> None:
-    folder = adapters.succeeded().path / "policy"
+def test_adapters_are_merged_into_the_policy(extragradient: Outcome, tiny_model: Path) -> None:
+    folder = extragradient.succeeded().path / "policy"
     assert not (folder / "adapter_config.json").exists()
     start, final = load_weights(tiny_model), load_weights(folder)
     assert start.keys() == final.keys()
