@@ -31,9 +31,12 @@ def _staleness(run: Run) -> tuple[str, State]:
     if bound is None or largest is None:
         return "No staleness is on record", "not measured"
     discarded = [str(reason) for reason in run.counts("rejections") if "stale" in str(reason)]
-    ages = f"Largest staleness {largest:g}, bound {bound:g}"
+    ages, kept = f"Largest staleness {largest:g}, bound {bound:g}", largest <= bound and not discarded
+    oldest, tight = run.get("staleness.opponent.max"), run.get("staleness.opponent.bound")
+    if oldest is not None and tight is not None:
+        ages, kept = f"{ages}; of opponents {oldest:g}, bound {tight:g}", kept and oldest <= tight
     text = f"{ages}; discarded for age: {', '.join(discarded) or 'none'}"
-    return text, "kept" if largest <= bound and not discarded else "broken"
+    return text, "kept" if kept else "broken"
 
 
 def _publication(run: Run) -> tuple[str, State]:

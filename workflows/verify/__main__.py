@@ -76,11 +76,12 @@ def verify(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 def table(objectives: dict[str, Any]) -> Table:
     """The figures of `summary.json` that decide, one objective a row."""
-    columns = ("objective", "gap, start", "gap, end", "end / start", "KL", "gap of the mean", "win rate", "eta", "s")
-    result = Table(*columns, title="Mean over seeds and contexts")
-    keys = ("start_gap", "end_gap", "ratio", "end_divergence", "end_average_gap", "end_win_rate", "step_size")
+    columns = {"start_gap": "start", "end_gap": "end", "ratio": "ratio", "end_win_rate": "win rate", "step_size": "eta"}
+    result = Table(title="Duality gap at start and end, mean over seeds and contexts")
+    for heading in ("objective", *columns.values(), "seconds"):
+        result.add_column(heading, no_wrap=True)
     for name, figures in objectives.items():
-        values = [f"{figures[key]['mean']:.4g}" for key in keys]
+        values = [f"{figures[key]['mean']:.3g}" for key in columns]
         result.add_row(name, *values, f"{figures['wall_seconds']['mean']:.0f}")
     return result
 
