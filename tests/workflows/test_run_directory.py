@@ -2,7 +2,10 @@
 
 import json
 import os
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -134,3 +137,13 @@ def test_the_environment_says_what_is_needed_to_run_the_same_again() -> None:
     assert found["hardware"]["memory_gib"] > 0.1
     assert found["commit"] is None or len(found["commit"]) == 40
     json.dumps(found)
+
+
+def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/nashloop", "align", "--set", "scoring.panel=[a, b]"])
+    assert environment()["command"] == "nashloop align --set 'scoring.panel=[a, b]'"
+    for module in ("workflows.verify.__main__", "workflows.verify"):
+        main.__spec__ = ModuleSpec(module, None)
+        assert environment()["command"].startswith("python -m workflows.verify align")
