@@ -63,7 +63,7 @@ class Conductor:
         policies = served_policies(objective.sampling, objective.update)
         self._planes = Planes(config, policies, run_directory, self._prepare, self._pool_event, self._event)
         evaluated = objective.update.evaluated
-        self._publisher = Publisher(config, self._planes.serves, evaluated, self._loaded)
+        self._publisher = Publisher(config, self._planes.serves, evaluated, self._loaded, self._advance)
         self._publisher.watch(self._planes.engines)
         self._record = RunRecord(
             run_directory, objective=objective, engines=len(self._planes.engines), scorers=config.scoring.scorers
@@ -360,7 +360,6 @@ class Conductor:
 
     def _loaded(self, reports: list[LoadReport], seconds: float, exposed: float) -> None:
         self._record.published(reports, seconds, exposed)
-        self._advance()
 
     def _busy(self) -> tuple[float, float]:
         return self._planes.busy_seconds()

@@ -25,7 +25,8 @@ class Publisher:
     """Publications on their way to the engines.
 
     `serves(member)`: the published policies that a member samples from. `evaluated`: the policy of which
-    `previous(k)` are earlier versions.
+    `previous(k)` are earlier versions. `on_loaded`: every engine that had to load a version has it. `on_reached`: one
+    engine serves a newer version than before.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Publisher:
         serves: Callable[[Member], Sequence[str]],
         evaluated: str,
         on_loaded: Callable[[list[LoadReport], float, float], None],
+        on_reached: Callable[[], None],
     ) -> None:
         self._deadlines = config.deadlines
         self._serves = serves
         self._evaluated = evaluated
         self._on_loaded = on_loaded
+        self._on_reached = on_reached
         self._members: list[Member] = []
         self._newest: Weights = {}
         self._version = -1
@@ -168,6 +171,7 @@ class Publisher:
             self._account(replace(report, version=version), asked if fresh else sent_at)
         async with self._changed:
             self._changed.notify_all()
+        self._on_reached()
 
     def _account(self, report: LoadReport, since: float) -> None:
         reports = self._reports.setdefault(report.version, {})

@@ -50,6 +50,8 @@ class Scene:
         self.engines = [Engine(f"engine-{i}") for i in range(len(served))]
         self.members = [Member(f"engine-{i}") for i in range(len(served))]
         self.published: list[int] = []
+        self.reached: list[list[int]] = []
+        """Versions of all members whenever one of them told that it has moved on."""
         for member, engine in zip(self.members, self.engines, strict=True):
             member.handle, member.ready = engine, True
         by_name = {member.name: policies for member, policies in zip(self.members, served, strict=True)}
@@ -58,6 +60,7 @@ class Scene:
             lambda m: by_name[m.name],
             evaluated,
             lambda reports, *_: self.published.append(reports[0].version),
+            lambda: self.reached.append([member.version for member in self.members]),
         )
         self.publisher.watch(self.members)
 
@@ -101,6 +104,7 @@ def test_an_engine_reaches_a_version_that_has_nothing_for_it() -> None:
     assert [engine.loaded for engine in scene.engines] == [[{"current": 0}], [{"half": 0}, {"half": 1}]]
     assert [member.version for member in scene.members] == [1, 1]
     assert scene.published == [0, 1], "a version is published once those have it that want it"
+    assert scene.reached[-1] == [1, 1], "whoever waits for the slower one is told"
 
 
 def test_previous_is_so_many_publications_back() -> None:
