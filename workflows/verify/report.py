@@ -37,7 +37,9 @@ def write_report(output: Path, summary: Mapping[str, Any], outcomes: Outcomes) -
     return path
 
 
-def spread(figure: Mapping[str, Any], digits: int = 3) -> str:
-    """Mean over seeds, and their range where there are several."""
+def spread(figure: Mapping[str, Any], digits: int = 3) -> Markup:
+    """Mean over seeds, and under it their range where there are several."""
     seeds, mean = figure["seeds"], f"{figure['mean']:.{digits}g}"
-    return f"{mean} ({min(seeds):.{digits}g} to {max(seeds):.{digits}g})" if len(seeds) > 1 else mean
+    if len(seeds) == 1:
+        return Markup(mean)
+    return Markup("{}<br><small>{} to {}</small>").format(mean, f"{min(seeds):.{digits}g}", f"{max(seeds):.{digits}g}")
