@@ -50,8 +50,8 @@ class Publisher:
         self._sent_at = 0.0
         self._blocked_seconds = 0.0
         self._reports: dict[int, dict[str, LoadReport]] = {}
-        self._expected: dict[int, int] = {}
-        """Engines that have something to load for a version."""
+        self._expected: dict[int, frozenset[str]] = {}
+        """Names of the engines that have to load something for a version."""
         self._changed = asyncio.Condition()
         self._served = -1
         self._held_at: int | None = None
@@ -74,7 +74,8 @@ class Publisher:
             version = max(p.version for p in publications)
             if version > self._version:
                 self._version = version
-                self._expected[version] = sum(bool(self._wanted(member)[1]) for member in self._members)
+                names = {publication.policy for publication in publications}
+                self._expected[version] = frozenset(m.name for m in self._members if self._needs(m, names))
             if self._held_at is not None and self._version <= self._held_at:
                 self._held = dict(self._newest)
             self._sent_at = time.monotonic()
@@ -129,6 +130,11 @@ class Publisher:
             others = [p for p in self._history if p.version != publication.version]
             self._history = sorted([*others, publication], key=lambda p: p.version)[-self._depth - 1 :]
 
+    def _needs(self, member: Member, published: set[str]) -> bool:
+        """Whether new weights of these policies are anything to a member."""
+        follows_evaluated = self._evaluated in published
+        return any(p in published or (follows_evaluated and steps_back(p)) for p in self._serves(member))
+
     def _is_behind(self, member: Member) -> bool:
         held = self._held_at is not None and member.version >= self._held_at
         return member.version < self._version and not held
@@ -174,12 +180,14 @@ class Publisher:
         self._on_reached()
 
     def _account(self, report: LoadReport, since: float) -> None:
+        if report.version not in self._expected:
+            return  # counted before: this is an engine that was replaced since
         reports = self._reports.setdefault(report.version, {})
         reports[report.engine] = report
-        if len(reports) == self._expected.get(report.version):
+        if self._expected[report.version] <= reports.keys():
             loaded = list(reports.values())
             self._reports = {v: found for v, found in self._reports.items() if v > report.version}
-            self._expected = {v: count for v, count in self._expected.items() if v > report.version}
+            self._expected = {v: names for v, names in self._expected.items() if v > report.version}
             seconds = time.monotonic() - since
             exposed = self._blocked_seconds + max(entry.paused_seconds for entry in loaded)
             self._on_loaded(loaded, seconds, exposed)

@@ -128,7 +128,9 @@ def test_a_fresh_engine_gets_all_that_it_serves_at_once() -> None:
         assert fresh.handle.loaded == [{"current": 0, "half": 1}]
         assert fresh.version == 1
 
-    play(Scene(("current", "half")), story)
+    scene = Scene(("current", "half"))
+    play(scene, story)
+    assert scene.published == [0, 1], "a replaced engine publishes nothing anew"
 
 
 def test_nothing_goes_beyond_a_version_that_is_held() -> None:
@@ -138,10 +140,14 @@ def test_nothing_goes_beyond_a_version_that_is_held() -> None:
         await scene.publish(weights("current", 1))
         assert scene.members[0].version == 0
         await scene.publisher.hold(None)
+        await asyncio.sleep(0.02)
+        assert scene.members[0].version == 1
         await scene.publish(weights("current", 2))
-        assert scene.members[0].version == 2
+        assert [member.version for member in scene.members] == [2, 2]
 
-    play(Scene(("current",)), story)
+    scene = Scene(("current",), ("current",))
+    play(scene, story)
+    assert scene.published == [0, 1, 2], "what was held back is loaded and counted once it may be"
 
 
 def test_weights_that_died_with_their_learner_are_taken_from_the_next_one() -> None:
