@@ -10,7 +10,7 @@ from workflows.verify.__main__ import main
 
 @pytest.mark.slow
 def test_the_loop_comes_near_the_equilibrium(cluster: str, tmp_path: Path) -> None:
-    command = ["--game", "rock_paper_scissors", "--contexts", "1", "--seeds", "0", "--steps", "40", "--batch", "8"]
+    command = ["--game", "bradley_terry", "--contexts", "1", "--seeds", "0", "--steps", "40", "--batch", "8"]
     command += ["--objective", "online_ipo", "--labels", "sampled", "--output", str(tmp_path)]
     assert main(command) == 0
     found = json.loads((tmp_path / "summary.json").read_text())["objectives"]["online_ipo"]
