@@ -13,6 +13,7 @@ online mirror descent with step eta.
 A case says who the opponents are, how their win rates are estimated, the anchor, the scale, and the update rule.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, Self, TypeVar
@@ -73,7 +74,7 @@ OptionsT = TypeVar("OptionsT", bound=RegressionOptions)
 
 
 @dataclass(frozen=True)
-class AnchoredRegression(Generic[OptionsT]):
+class AnchoredRegression(ABC, Generic[OptionsT]):
     """Base of the cases; one with three samples, in which opponents are candidates of their own.
 
     `policy` writes pairs; `opponent_policies` names who writes the opponents, one name for each turn.
@@ -94,9 +95,9 @@ class AnchoredRegression(Generic[OptionsT]):
         return Anchor(reference=1.0, iterate=0.0)
 
     @property
+    @abstractmethod
     def scale(self) -> float:
         """Nats of margin for a win-rate difference of one."""
-        raise NotImplementedError
 
     @property
     def reward_scale(self) -> float:
