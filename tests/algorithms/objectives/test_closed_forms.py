@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from torch import Tensor
 
-from algorithms.games import Algorithm, FloatArray, State, create, cyclic_game, log_normalise, uniform_game
+from algorithms.games import Algorithm, FloatArray, Game, State, create, cyclic_game, log_normalise, uniform_game
 from algorithms.objective import Objective, build_objective
 from tests.algorithms.objectives.tabular import gradient_step, mean_loss, pairs_of, train
 from tests.algorithms.pair_examples import random_pairs
@@ -242,6 +243,33 @@ def test_copg_is_online_ipo_in_units_of_reward() -> None:
     for beta in (0.1, 2.0):
         ipo, copg = (build_objective(name, {"beta": beta}) for name in ("online_ipo", "copg"))
         assert torch.allclose(copg.loss(pairs), beta**2 * ipo.loss(pairs))
+
+
+def test_copg_on_rewards_tilts_the_reference_by_them() -> None:
+    """log mu + R / beta for pairs from anywhere, where preferences are those of Bradley and Terry."""
+    rewards = np.random.default_rng(3).normal(size=ACTIONS)
+    game = Game(preference=expit(rewards[:, None] - rewards[None, :]), reference=GAME.reference, beta=BETA)
+    copg = objective_of("copg", {"beta": BETA, "rewards": "log_odds"})
+    assert copg.sampling.candidates == ACTIONS, "rewards that stay as they are need no opponents"
+    wanted = torch.tensor(log_normalise(GAME.reference + rewards / BETA), requires_grad=True)
+    pairs = pairs_of(copg, game, {"current": START})
+    uneven = pairs.weighted(np.random.default_rng(1).uniform(0.1, 2.0, len(pairs)), 1.0)
+    assert mean_loss(copg, game, uneven, wanted).item() < 1e-20
+    on_win_rates = objective_of("copg", {"beta": BETA})
+    elsewhere = mean_loss(on_win_rates, game, pairs_of(on_win_rates, game, {"current": START}), wanted)
+    assert elsewhere.item() > 1e-3
+
+
+def test_a_certain_verdict_has_finite_log_odds() -> None:
+    copg = build_objective("copg", {"candidates": 2, "rewards": "log_odds"})
+    pairs = copg.pairs(np.array([[0.5, 0.0], [1.0, 0.5]]), ["a", "b"], seed=0)
+    assert (pairs.first.item(), pairs.second.item()) == (1, 0)
+    assert (pairs.first_rate - pairs.second_rate).item() == pytest.approx(np.log(1e6), rel=1e-6)
+
+
+def test_copg_on_rewards_refuses_what_estimates_win_rates() -> None:
+    with pytest.raises(ValueError, match="opponents = 3 is read with rewards 'win_rates'"):
+        build_objective("copg", {"rewards": "log_odds", "opponents": 3})
 
 
 def test_egpo_converges_on_a_cyclic_game_where_online_ipo_diverges() -> None:

@@ -39,6 +39,7 @@ NEW_VALUES: dict[str, Any] = {
     "pair_temperature": 2.0,
     "pair_top_k": 10,
     "replay": (0.2,),
+    "rewards": "log_odds",
     "sft": "sum",
     "sft_weight": 0.5,
     "smoothing": "robust",
