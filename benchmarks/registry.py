@@ -1,6 +1,7 @@
 """The benchmarks by name: what each promises, and how it is run in a process of its own."""
 
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 
@@ -21,5 +22,7 @@ def run_in_own_process(name: str, quick: bool) -> list[Figure]:
 
 
 def _run(name: str, quick: bool) -> list[Figure]:
+    # Ray lowers the priority of its workers; what they are compared with keeps the usual one.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     figures: list[Figure] = import_module(f"benchmarks.{name}").run(quick)
     return figures

@@ -86,7 +86,7 @@ def _rates(
     name: str, python: Path, model: str, *, lora: bool, steps: tuple[int, int]
 ) -> tuple[list[Figure], list[Run]]:
     theirs, ours = steps
-    turns = 2 if ours >= 30 else 1
+    turns = 2 if ours > 30 else 1
     runs: list[Run] = []
 
     def run_ours(turn: int) -> float:
