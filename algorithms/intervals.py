@@ -1,4 +1,4 @@
-"""Confidence intervals of win rates; the prompt is the unit that is resampled."""
+"""Confidence intervals of win rates and other means; the prompt is the unit that is resampled."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,18 @@ from scipy import stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WinRate:
-    """Mean of outcomes in [0, 1] with its confidence interval over `n` prompts."""
+class Interval:
+    """A mean with its confidence interval over `n` prompts."""
 
     mean: float
     low: float
     high: float
     n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WinRate(Interval):
+    """Mean of outcomes in [0, 1] with its confidence interval over `n` prompts."""
 
 
 def win_rate_interval(
@@ -41,13 +46,31 @@ def win_rate_interval(
         unseen = 1.0 - (1.0 - confidence) ** (1.0 / count)
         low, high = mean * (1.0 - unseen), mean * (1.0 - unseen) + unseen
     else:
-        interval = stats.bootstrap(
-            (prompts,),
-            np.mean,
-            n_resamples=resamples,
-            confidence_level=confidence,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-        low, high = float(interval.low), float(interval.high)
+        low, high = _bootstrap(prompts, confidence, resamples, seed)
     return WinRate(mean=mean, low=low, high=high, n=count)
+
+
+def mean_interval(values: npt.ArrayLike, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Percentile bootstrap over prompts of the mean of any finite values, [n], one a prompt.
+
+    For a paired comparison give the difference of both sides on each prompt. Equal values have an interval of no
+    width: without bounds on what was not seen, nothing can be said of it.
+    """
+    prompts = np.asarray(values, dtype=np.float64)
+    if prompts.ndim != 1 or not prompts.size or not np.isfinite(prompts).all():
+        raise ValueError(f"values are finite and [prompts], not empty; got shape {prompts.shape}")
+    mean = float(prompts.mean())
+    low, high = (mean, mean) if np.ptp(prompts) == 0.0 else _bootstrap(prompts, confidence, resamples, seed)
+    return Interval(mean=mean, low=low, high=high, n=len(prompts))
+
+
+def _bootstrap(prompts: npt.NDArray[np.float64], confidence: float, resamples: int, seed: int) -> tuple[float, float]:
+    interval = stats.bootstrap(
+        (prompts,),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)

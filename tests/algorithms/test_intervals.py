@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.intervals import win_rate_interval
+from algorithms.intervals import mean_interval, win_rate_interval
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
@@ -68,3 +68,24 @@ def test_what_are_no_outcomes_is_refused(outcomes: object) -> None:
 def test_a_confidence_that_is_no_share_is_refused() -> None:
     with pytest.raises(ValueError, match="95"):
         win_rate_interval([1.0], confidence=95)
+
+
+def test_any_mean_has_an_interval_and_pairing_narrows_it() -> None:
+    generator = np.random.default_rng(3)
+    hard, noise = generator.normal(0.0, 5.0, 200), generator.normal(0.0, 0.5, 200)
+    one, other = mean_interval(hard + 1.0 + noise), mean_interval(hard)
+    paired = mean_interval(1.0 + noise)
+    assert paired.mean == pytest.approx(one.mean - other.mean)
+    assert 0.8 < paired.low < paired.mean < paired.high < 1.2
+    assert one.high - one.low > 5 * (paired.high - paired.low)
+    assert one.high - one.low == pytest.approx(2 * 1.96 * (hard + noise).std() / 200**0.5, rel=0.1)
+    assert mean_interval(hard, seed=1) != other
+    assert mean_interval(hard, confidence=0.5).low > other.low
+
+
+def test_equal_values_have_no_width_and_what_is_not_finite_is_refused() -> None:
+    same = mean_interval([2.5, 2.5])
+    assert (same.mean, same.low, same.high, same.n) == (2.5, 2.5, 2.5, 2)
+    for values in ([], [float("inf")], [[1.0]]):
+        with pytest.raises(ValueError, match="finite and"):
+            mean_interval(values)
