@@ -26,6 +26,22 @@ def pack(lengths: Sequence[int], groups: Sequence[Sequence[int]], token_budget: 
     return batches
 
 
+def pad_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Rows of these lengths in micro-batches of at most `token_budget` tokens, padding included.
+
+    Rows of like length share a micro-batch, the longest first; a row beyond the budget gets one of its own.
+    """
+    if token_budget < 1:
+        raise ValueError(f"the token budget of a micro-batch must be positive, got {token_budget}")
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= token_budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
 def split_evenly(costs: Sequence[float], workers: int) -> list[list[int]]:
     """Positions of `costs` for each of `workers` ranks, ascending; with fewer groups a rank may be empty.
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.packing import pack, split_evenly
+from algorithms.packing import pack, pad_batches, split_evenly
 
 lengths_of_groups = st.lists(st.lists(st.integers(0, 30), max_size=4), max_size=12)
 
@@ -36,6 +36,18 @@ def test_first_fit_decreasing_leaves_at_most_one_micro_batch_half_empty(lengths:
     assert leading == sorted(leading, reverse=True)
 
 
+@given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
+def test_padded_rows_keep_the_budget_and_waste_little(lengths: list[int], budget: int) -> None:
+    batches = pad_batches(lengths, budget)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch, following in zip(batches, [*batches[1:], []], strict=False):
+        longest = max(lengths[row] for row in batch)
+        assert len(batch) * longest <= budget or len(batch) == 1
+        if following:
+            assert min(lengths[row] for row in batch) >= lengths[following[0]]
+            assert (len(batch) + 1) * longest > budget, "the next row would have had room"
+
+
 def test_packing_by_hand() -> None:
     assert pack([4, 3, 3, 6, 2], [[0], [1, 2], [3], [4]], token_budget=10) == [[1, 0], [2, 3]]
     assert pack([5, 5, 5], [[0], [1], [2]], token_budget=10) == [[0, 1], [2]]
@@ -43,6 +55,8 @@ def test_packing_by_hand() -> None:
     assert pack([], [], token_budget=10) == []
     with pytest.raises(ValueError, match="budget"):
         pack([1], [[0]], token_budget=0)
+    with pytest.raises(ValueError, match="budget"):
+        pad_batches([1], token_budget=0)
 
 
 @given(st.lists(st.integers(0, 100), max_size=20), st.integers(1, 6))
