@@ -1,0 +1,1 @@
+"""Which of several candidates is returned, when a request says what it prefers."""
