@@ -151,6 +151,7 @@ class Conductor:
         else:
             self._ledger = Ledger.restore(snapshot["ledger"])
             self._record.resume(snapshot["record"], version)
+            self._planes.scoring.resume(snapshot["scoring"])
             self._record.event("resumed", version=version, **self._ledger.counts())
         await self._buffer.begin.remote(version)
         self._version = version
@@ -173,10 +174,11 @@ class Conductor:
         self._trained_versions[version - 1].set()
         self._version = version
         self._ledger.train(indices)
-        for index in indices:
-            summary = self._summaries.pop(index)
+        summaries = [self._summaries.pop(index) for index in indices]
+        for summary in summaries:
             sampled = min(source.version for source in summary.sources)
             self._record.event("trained", group=summary.id, version=version - 1, sampled=sampled)
+        metrics |= self._planes.scoring.trained(summaries)
         self._record.step(version, metrics, self._busy(), self._ledger.counts())
         self._owe(self._write_batch(version - 1))
         self._plan_evaluation()
@@ -197,7 +199,8 @@ class Conductor:
         await asyncio.gather(*self._due)
         if self._failure:
             raise RunStopped(self._failure)
-        return {"ledger": self._ledger.snapshot(), "record": self._record.snapshot()}
+        parts: dict[str, Any] = {"ledger": self._ledger, "record": self._record, "scoring": self._planes.scoring}
+        return {name: part.snapshot() for name, part in parts.items()}
 
     # ---- admission and batches ------------------------------------------------------------------------------
 
@@ -314,6 +317,7 @@ class Conductor:
     async def _sample_start(self) -> None:
         assert self._evaluator is not None
         await self._evaluator.sample_start()
+        await self._planes.calibrate(self._evaluator.start)
         await self._publisher.hold(None)
 
     def _plan_evaluation(self) -> None:

@@ -4,19 +4,16 @@ Each model mirrors the component that reads it. Unknown keys are refused; ranges
 a wrong value is answered with the key, the value and what is allowed before anything starts.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Seconds = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Component(BaseModel):
-    """Base of every configuration: immutable, complete, and strict about names."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+from actors.component import Component as Component
+from actors.component import Decay, EndpointConfig, Seconds
+from actors.component import Share as Share
+from actors.scorers.config import JudgeConfig as JudgeConfig
+from actors.scorers.config import ScoringConfig as ScoringConfig
+from algorithms.schedules import learning_rate_factor
 
 
 class ModelConfig(Component):
@@ -69,34 +66,6 @@ class RolloutConfig(Component):
         return self
 
 
-class JudgeConfig(Component):
-    """A judge that takes options: `judge` names a function `module:function` that, called with them, returns it."""
-
-    judge: str
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class ScoringConfig(Component):
-    """A pool of preference scorers."""
-
-    panel: tuple[str | JudgeConfig, ...] = Field(min_length=1)
-    """Pairwise judges as `module:function`, or with options; with several, the majority decides each pair."""
-    labels: Literal["probability", "sampled"] = "probability"
-    """What a trained pair is told: its probability, or 0 or 1 drawn from it. Evaluations always count probabilities."""
-    flip_rate: float = Field(default=0.0, ge=0, le=0.5)
-    """Share of trained pairs whose verdict is reversed, as noise of the judges; 1/2 leaves no signal."""
-    scorers: int = Field(default=1, ge=1)
-    cpus: float = Field(default=1, ge=0)
-    truncation_penalty: Share = 1.0
-    """How far a candidate cut at the token limit loses against a complete one: 0 not at all, 1 always."""
-    attempts: int = Field(default=3, ge=1)
-    """How often a group is scored again after its scorer died, before it is rejected as `scorer_lost`."""
-    max_rejected_share: Share = 0.2
-    """The run stops when more than this share of the finished groups was rejected ..."""
-    min_finished: int = Field(default=16, ge=1)
-    """... counted from this many finished groups on."""
-
-
 class LoraConfig(Component):
     """Low-rank adapters (peft)."""
 
@@ -119,10 +88,19 @@ class LearnerConfig(Component):
     autocast: bool = True
     """Matrix products in bfloat16 over float32 trained weights; false computes in the weights' own format."""
     learning_rate: float = Field(default=5e-7, ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: Literal["constant", "linear", "cosine", "wsd", "rex", "curve"] = "linear"
+    """After warm-up; formulas in `algorithms.schedules`."""
     warmup_steps: int = Field(default=0, ge=0)
     minimum_rate: Share = 0.0
     """Floor of the schedule, as a share of `learning_rate`."""
+    decay_share: float = Field(default=0.2, gt=0, le=1)
+    """Share of the updates after warm-up over which `wsd` decays ..."""
+    decay_shape: Literal["sqrt", "linear", "exponential"] = "sqrt"
+    """... and how."""
+    rex_beta: float = Field(default=0.5, gt=0)
+    """Bend of `rex`; 1 is linear, and less holds the rate up longer."""
+    curve: tuple[float, ...] = ()
+    """Rates of `curve` relative to each other, evenly spaced from the first update to the last."""
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     epsilon: float = Field(default=1e-8, gt=0)
@@ -140,6 +118,28 @@ class LearnerConfig(Component):
     """Versions between checkpoints; what lies between is replayed after a worker died."""
     checkpoints_kept: int = Field(default=2, ge=1)
     max_restarts: int = Field(default=3, ge=0)
+
+    def rate_at(self, step: int, total: int) -> float:
+        """Learning rate of update `step` = 0, 1, ... of `total`."""
+        return self.learning_rate * learning_rate_factor(
+            step,
+            total,
+            self.warmup_steps,
+            self.schedule,
+            self.minimum_rate,
+            decay_share=self.decay_share,
+            decay_shape=self.decay_shape,
+            rex_beta=self.rex_beta,
+            curve=self.curve,
+        )
+
+    @model_validator(mode="after")
+    def _curve_is_given(self) -> "LearnerConfig":
+        if (self.schedule == "curve") != bool(self.curve):
+            raise ValueError("schedule = 'curve' and curve: [...] belong together; give both or neither")
+        if self.curve and (len(self.curve) < 2 or min(self.curve) < 0 or max(self.curve) == 0):
+            raise ValueError("curve needs at least two rates, none of them negative and one above 0")
+        return self
 
 
 class PublicationConfig(Component):
@@ -211,6 +211,28 @@ class EvaluationConfig(Component):
     """Completions of each prompt, of the start and of the current policy."""
 
 
+RuleName = Literal["entropy_collapse", "chosen_falls", "reversal"]
+
+
+class DiagnosticsConfig(Component):
+    """What is watched while a run goes on, beside the loop; the rules are in `algorithms.stop_rules`."""
+
+    every: int = Field(default=0, ge=0)
+    """Versions between measurements of KL, entropy and the most likely tokens, from checkpoints; 0 takes none."""
+    groups: int = Field(default=4, ge=1)
+    """Groups of the last trained batch that a measurement looks at."""
+    warn: tuple[RuleName, ...] = ("entropy_collapse", "chosen_falls", "reversal")
+    """Rules that are told when they are broken; `reversal` needs measurements."""
+    stop: tuple[RuleName, ...] = ()
+    """Rules that end the run when they are broken."""
+    entropy_share: Share = 0.4
+    """Of the entropy at the start, below which it has collapsed."""
+    chosen_limit: float = Field(default=50.0, gt=0)
+    """How far the log-probability of chosen answers may go on falling, in nats."""
+    reversal_tolerance: Share = 0.1
+    """How far past its turning point a signal has to be, as a share of its range before."""
+
+
 class ObjectiveConfig(Component):
     """Name and options of the objective; the options are checked by the objective itself."""
 
@@ -218,26 +240,13 @@ class ObjectiveConfig(Component):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class TeacherConfig(Component):
+class TeacherConfig(EndpointConfig):
     """Another model that writes the candidates of the policy `teacher`, at an endpoint or in an engine of its own."""
 
     model: str = Field(min_length=1)
     """Its name at the endpoint; without an endpoint, a Hugging Face folder or id."""
     endpoint: str | None = Field(default=None, pattern=r"^https?://")
     """Base address of an OpenAI-compatible API, up to where `/chat/completions` follows."""
-    key_variable: str | None = None
-    """Name of the environment variable that holds the endpoint's key."""
-    request: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the endpoint's request that differ, for example `{temperature: 0.2}`; null leaves one out."""
-    max_calls: int | None = Field(default=None, ge=1)
-    """Calls that the endpoint may get from the whole run, retries and resumed lives included."""
-    deadline: Seconds = 60.0
-    """One call; `deadlines.generate` still holds for a group."""
-    attempts: int = Field(default=4, ge=1)
-    longest_pause: Seconds = 60.0
-    """Between two tries; an endpoint that asks for more has failed."""
-    concurrency: int = Field(default=8, ge=1)
-    """Calls at once."""
     engine: RolloutConfig | None = None
     """The engine of a model folder; none: like those of `rollout`."""
 
@@ -271,4 +280,5 @@ class AlignConfig(Component):
     learner: LearnerConfig = LearnerConfig()
     publication: PublicationConfig = PublicationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     deadlines: DeadlineConfig = DeadlineConfig()

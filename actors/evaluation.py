@@ -35,7 +35,8 @@ class Evaluator:
         self._prompts = prompts[: max(config.evaluation.final_prompts, config.evaluation.prompts)]
         self._planes = planes
         self._policy = policy
-        self._start: list[Any] = []
+        self.start: list[Any] = []
+        """The start's completions, a record batch a prompt, once they are sampled."""
         self._path = Path(run_directory) / "start.parquet"
 
     async def sample_start(self) -> None:
@@ -47,7 +48,7 @@ class Evaluator:
             pq.write_table(pa.Table.from_batches(batches, SCHEMA), part)
             part.rename(self._path)
         table = pq.read_table(self._path, schema=SCHEMA)
-        self._start = table.combine_chunks().to_batches(max_chunksize=1)
+        self.start = table.combine_chunks().to_batches(max_chunksize=1)
 
     async def evaluate(self, version: int, final: bool) -> tuple[dict[str, Any], list[Comparison]]:
         """Figures of one evaluation, and the comparisons prompt by prompt."""
@@ -64,8 +65,7 @@ class Evaluator:
         return figures, list(comparisons)
 
     async def _judge(self, i: int, version: int) -> Comparison:
-        start = self._start[i]
-        return await self._planes.compare(start, await self._sample(i, version))
+        return await self._planes.compare(self.start[i], await self._sample(i, version))
 
     async def _sample(self, i: int, version: int) -> Any:
         seed, samples = self._config.seed, self._config.evaluation.samples

@@ -23,7 +23,6 @@ from actors.work import SumOverWorkers, Work, alone, layout_of, pair_inputs, wor
 from algorithms.layout import Layout
 from algorithms.objective import Aimed, Objective
 from algorithms.packing import pack
-from algorithms.schedules import learning_rate_factor
 
 Tensors = dict[str, torch.Tensor]
 
@@ -217,17 +216,12 @@ class Learner:
             return self.policy.sequence_logprobs(layout)
 
     def _set_rate(self) -> float:
-        options, turns = self._config.learner, 2 if self._rule.rule == "extragradient" else 1
-        factor = learning_rate_factor(
-            min(self.version // turns, self._config.loop.steps // turns - 1),
-            self._config.loop.steps // turns,
-            options.warmup_steps,
-            options.schedule,
-            options.minimum_rate,
-        )
+        turns = 2 if self._rule.rule == "extragradient" else 1
+        total = self._config.loop.steps // turns
+        rate = self._config.learner.rate_at(min(self.version // turns, total - 1), total)
         for parameters in self._optimizer.param_groups:
-            parameters["lr"] = options.learning_rate * factor
-        return options.learning_rate * factor
+            parameters["lr"] = rate
+        return rate
 
     def _descend(self, add: SumOverWorkers) -> float:
         parameters = list(self.policy.parameters().values())

@@ -1,22 +1,25 @@
 """The rollout and scoring planes as the conductor uses them: work goes in, comes back as references, and is issued
 again when the member that had it is lost."""
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayTaskError
 
 from actors.config import AlignConfig, RolloutConfig
 from actors.deadlines import DeadlineExceeded, within
-from actors.endpoint import TeacherError
+from actors.endpoint import EndpointError
 from actors.pool import Member, MemberLost, Pool
 from actors.records import GroupRequest, GroupSummary, Part, Sampling
 from actors.rollout import RolloutEngine, engine_environment
-from actors.scorer import Comparison, Scorer
+from actors.scorer import Comparison, create_scorer
+from actors.scorers.state import ScoringRounds, ScoringState
 from actors.teacher import create_teacher
 from algorithms.sampling import FIXED, Role
 
@@ -65,6 +68,7 @@ class Planes:
                 on_event=on_pool_event,
             )
             self._samplers.append((served, pool))
+        self.scoring = ScoringRounds(config.scoring)
         scorers = [f"scorer-{i}" for i in range(config.scoring.scorers)]
         # One group each: a deadline must not run while its group waits behind another one that hangs.
         self.scorers = Pool(scorers, self._create_scorer, slots=1, start_deadline=deadline, on_event=on_pool_event)
@@ -128,7 +132,7 @@ class Planes:
                 last = str(lost)
                 self._on_event("reissued", group=request.id, plane="rollout", detail=last)
             except RayTaskError as error:
-                reason = error.cause.name if isinstance(error.cause, TeacherError) else "generation_failed"
+                reason = error.cause.name if isinstance(error.cause, EndpointError) else "generation_failed"
                 raise Rejected(reason, cause_of(error)) from error
         raise Rejected("generation_failed", last)
 
@@ -138,10 +142,11 @@ class Planes:
         Raises: `Rejected` with the judge's reason, or when its scorers were lost too often.
         """
         deadlines, last = self._config.deadlines, ""
+        state = await self._scoring_state()
         for _ in range(self._config.scoring.attempts):
             try:
                 async with self.scorers.use(deadlines.start) as scorer:
-                    verdict, scored = scorer.handle.score.remote(payload)
+                    verdict, scored = scorer.handle.score.remote(payload, state)
                     summary, detail = await within(
                         deadlines.score, verdict, f"{scorer.name} to score a group (deadlines.score)"
                     )
@@ -155,15 +160,31 @@ class Planes:
 
     async def compare(self, start: Any, current: Any) -> Comparison:
         """Judge held-out completions of two policies, each a record batch or a reference to one."""
+        state = await self._scoring_state()
+        found: Comparison = await self._ask_scorer("compare", start, current, state)
+        return found
+
+    async def calibrate(self, batches: Sequence[Any]) -> None:
+        """Bring the scorers' members to one scale, from completions of the start, unless they have it or need none."""
+        if not self.scoring.calibrated:
+            found = await asyncio.gather(*(self._ask_scorer("rewards", batch) for batch in batches))
+            self.scoring.calibrate(np.concatenate([rewards for _, rewards in found]), found[0][0])
+
+    async def _ask_scorer(self, method: str, *arguments: Any) -> Any:
+        """What a scorer says of held-out completions."""
         for _ in range(self._config.scoring.attempts):
             with contextlib.suppress(MemberLost):
                 async with self.scorers.use(self._config.deadlines.start) as scorer:
                     return await within(
                         self._config.deadlines.score,
-                        scorer.handle.compare.remote(start, current),
-                        f"{scorer.name} to compare two completions (deadlines.score)",
+                        getattr(scorer.handle, method).remote(*arguments),
+                        f"{scorer.name} to judge held-out completions (deadlines.score)",
                     )
-        raise DeadlineExceeded("no scorer could compare held-out completions")
+        raise DeadlineExceeded("no scorer could judge held-out completions")
+
+    async def _scoring_state(self) -> ScoringState:
+        what = "the scorers' scale on the start's answers to the held-out prompts (deadlines.start)"
+        return await within(self._config.deadlines.start, self.scoring.state(), what)
 
     def _create_sampler(self, policies: tuple[str, ...], name: str) -> Any:
         rollout = self._config.rollout
@@ -179,7 +200,7 @@ class Planes:
         return create_teacher(name, self._config, self._run_directory)
 
     def _create_scorer(self, name: str) -> Any:
-        return ray.remote(Scorer).options(num_cpus=self._config.scoring.cpus).remote(name, self._config.scoring)
+        return create_scorer(name, self._config.scoring, self._run_directory)
 
 
 def sampler_pools(policies: Sequence[str], method: str) -> list[tuple[str, ...]]:

@@ -117,6 +117,10 @@ class Group:
     preference: NDArray[np.float64] | None = field(default=None)
     """[K, K]; P + P.T = 1 exactly, 1/2 on the diagonal."""
     scorer: str | None = field(default=None)
+    rewards: NDArray[np.float64] | None = field(default=None)
+    """[K, M], of each reward that scored the candidates, in its own units; none where only pairs were judged."""
+    disagreement: float | None = field(default=None)
+    """Of the panel's members about a pair, in [0, 1/2]: mean standard deviation of their probabilities."""
 
     @property
     def oldest_version(self) -> int:
@@ -128,9 +132,15 @@ class Group:
         samplers = dict.fromkeys([*self.engine.split("+"), sampler])
         return replace(self, candidates=(*self.candidates, *candidates), engine="+".join(samplers))
 
-    def scored(self, preference: NDArray[np.float64], scorer: str) -> "Group":
+    def scored(
+        self,
+        preference: NDArray[np.float64],
+        scorer: str,
+        rewards: NDArray[np.float64] | None = None,
+        disagreement: float | None = None,
+    ) -> "Group":
         """The same group with its verdict."""
-        return replace(self, preference=preference, scorer=scorer)
+        return replace(self, preference=preference, scorer=scorer, rewards=rewards, disagreement=disagreement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +151,23 @@ class Source:
     policy: str
     version: int
     """The oldest weights of that policy that sampled one of their tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringFigures:
+    """What scoring a group took, and how it came out."""
+
+    disagreement: float = 0.0
+    rewards: tuple[tuple[str, float], ...] = ()
+    """Name and mean over the candidates of each reward, in its own units."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """Name of each objective and its weight in the reward of this group, where a rule weighs them."""
+    calls: int = 0
+    """Questions to judges, both orders counted."""
+    cached: int = 0
+    """Questions that a cache answered."""
+    cut: int = 0
+    """Inputs of models that were longer than their window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +182,7 @@ class GroupSummary:
     truncated: int
     rejection: str | None = None
     """Reason, when the group can't be trained."""
+    scoring: ScoringFigures | None = None
 
 
 SPAN = pa.struct([("version", pa.int64()), ("start", pa.int32()), ("end", pa.int32())])
@@ -191,12 +219,14 @@ SCHEMA = pa.schema(
         ("engine", pa.string()),
         ("preference", pa.list_(pa.float64())),
         ("scorer", pa.string()),
+        ("rewards", pa.list_(pa.float64())),
+        ("disagreement", pa.float64()),
         ("trained_version", pa.int64()),
     ],
-    metadata={b"nashloop": b"group/2"},
+    metadata={b"nashloop": b"group/3"},
 )
-"""One row a group. `messages` is JSON; `preference` is the K x K matrix row by row; `trained_version` is null until
-the group was trained."""
+"""One row a group. `messages` is JSON; `preference` is the K x K matrix row by row, and `rewards` the K x M one;
+`trained_version` is null until the group was trained."""
 
 
 def group_id(run_seed: int, epoch: int, index: int) -> str:
@@ -241,6 +271,8 @@ def to_arrow(groups: Iterable[Group], trained_version: int | None = None) -> pa.
             "engine": group.engine,
             "preference": None if group.preference is None else group.preference.ravel(),
             "scorer": group.scorer,
+            "rewards": None if group.rewards is None else group.rewards.ravel(),
+            "disagreement": group.disagreement,
             "trained_version": trained_version,
         }
         for group in groups
@@ -286,10 +318,6 @@ def _rows(batch: pa.RecordBatch) -> Iterable[dict[str, pa.Scalar]]:
 
 def _group(row: dict[str, pa.Scalar]) -> Group:
     candidates = _candidates(row["candidates"])
-    preference = None
-    if row["preference"].is_valid:
-        flat = row["preference"].values.to_numpy(zero_copy_only=False)
-        preference = flat.reshape(len(candidates), len(candidates))
     return Group(
         id=row["id"].as_py(),
         index=row["index"].as_py(),
@@ -299,12 +327,19 @@ def _group(row: dict[str, pa.Scalar]) -> Group:
         prompt_ids=row["prompt_ids"].values.to_numpy(zero_copy_only=False),
         candidates=candidates,
         engine=row["engine"].as_py(),
-        preference=preference,
+        preference=_rows_of(row["preference"], len(candidates)),
         scorer=row["scorer"].as_py(),
+        rewards=_rows_of(row["rewards"], len(candidates)),
+        disagreement=row["disagreement"].as_py(),
     )
 
 
-def summarise(group: Group, rejection: str | None = None) -> GroupSummary:
+def _rows_of(flat: pa.Scalar, count: int) -> NDArray[np.float64] | None:
+    """A matrix of `count` rows that was stored row by row."""
+    return flat.values.to_numpy(zero_copy_only=False).reshape(count, -1) if flat.is_valid else None
+
+
+def summarise(group: Group, rejection: str | None = None, scoring: ScoringFigures | None = None) -> GroupSummary:
     """The few figures of a group that the conductor needs."""
     return GroupSummary(
         id=group.id,
@@ -314,6 +349,7 @@ def summarise(group: Group, rejection: str | None = None) -> GroupSummary:
         lengths=tuple(len(candidate.token_ids) for candidate in group.candidates),
         truncated=sum(candidate.truncated for candidate in group.candidates),
         rejection=rejection,
+        scoring=scoring,
     )
 
 

@@ -53,10 +53,15 @@ KEPT_LOADS = 256
 
 def engine_environment(config: AlignConfig) -> dict[str, str]:
     """Environment variables of an engine's process."""
+    return vllm_environment(0 if config.rollout.gpus else config.rollout.threads)
+
+
+def vllm_environment(threads: int) -> dict[str, str]:
+    """Environment variables of a process with vLLM in it, on so many threads of a CPU; 0 on GPUs."""
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if not config.rollout.gpus:
+    if threads:
         # vLLM would pin every engine to core 0; the kernel places single threads better than that.
-        environment |= {"OMP_NUM_THREADS": str(config.rollout.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        environment |= {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return environment
 
 

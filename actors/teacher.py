@@ -17,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.config import AlignConfig, TeacherConfig
-from actors.endpoint import Answer, CallBudget, Endpoint, TeacherError
+from actors.endpoint import Answer, CallBudget, Endpoint, EndpointError
 from actors.records import (
     Candidate,
     GroupRequest,
@@ -53,7 +53,7 @@ class Teacher:
     async def start(self) -> int:
         """Load what it needs; returns the process id. Idempotent.
 
-        Raises: `TeacherError` when the endpoint's key is missing.
+        Raises: `EndpointError` when the endpoint's key is missing.
         """
         from actors.models import load_tokenizer, resolve_model
 
@@ -74,7 +74,7 @@ class Teacher:
     ) -> tuple[GroupSummary, pa.RecordBatch]:
         """The teacher's candidates of one group, added to those of `earlier`; see `RolloutEngine.generate`.
 
-        Raises: `TeacherError`, whose `name` is the reason for which the group is rejected.
+        Raises: `EndpointError`, whose `name` is the reason for which the group is rejected.
         """
         from actors.models import render_prompt
 
@@ -134,13 +134,16 @@ def encode(tokenizer: "PreTrainedTokenizerBase", answer: Answer, max_new_tokens:
 def configured(config: AlignConfig) -> TeacherConfig:
     """The run's teacher, which has to be there when an objective asks for one."""
     if config.teacher is None:
-        raise TeacherError("the sampling plan names the policy `teacher`, but the configuration has no teacher")
+        raise EndpointError(
+            "the sampling plan names the policy `teacher`, but the configuration has no teacher", "teacher_failed"
+        )
     return config.teacher
 
 
 def endpoint_of(teacher: TeacherConfig, run_directory: str) -> Endpoint:
     """The teacher's endpoint, with what the run has left of its calls."""
-    return Endpoint(teacher, CallBudget(Path(run_directory) / CALLS_FILE, teacher.max_calls or 0))
+    budget = CallBudget(Path(run_directory) / CALLS_FILE, teacher.max_calls or 0)
+    return Endpoint(teacher, teacher.model, str(teacher.endpoint), budget)
 
 
 def engine_config(config: AlignConfig) -> AlignConfig:
@@ -153,7 +156,7 @@ def engine_config(config: AlignConfig) -> AlignConfig:
 def probe(config: AlignConfig, run_directory: str) -> None:
     """One question to the endpoint, counted like the others, so that a person learns at once of one that fails.
 
-    Raises: `TeacherError`, also when the run's calls are used up.
+    Raises: `EndpointError`, also when the run's calls are used up.
     """
     teacher, rollout = configured(config), config.rollout
     sampling = Sampling(

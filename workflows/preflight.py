@@ -76,7 +76,7 @@ def demands(config: AlignConfig) -> list[Demand]:
     return [
         Demand(plane="rollout", actors=rollout.engines * len(pools), cpus=rollout.cpus, gpus=rollout.gpus),
         *(Demand(plane="teacher", actors=1, cpus=engine.cpus, gpus=engine.gpus) for engine in teacher),
-        Demand(plane="scoring", actors=scoring.scorers, cpus=scoring.cpus, gpus=0),
+        Demand(plane="scoring", actors=scoring.scorers, cpus=scoring.cpus, gpus=scoring.gpus),
         Demand(plane="learner", actors=learner.workers, cpus=learner.cpus, gpus=learner.gpus),
     ]
 

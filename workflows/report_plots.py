@@ -122,8 +122,8 @@ def judges_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def series(rows: Rows, path: str) -> Array:
-    """[rows] values under the dotted `path`; NaN where a row has none."""
-    values = [number(pick(row, path)) for row in rows]
+    """[rows] values under the key or dotted `path`; NaN where a row has none."""
+    values = [number(row[path] if path in row else pick(row, path)) for row in rows]
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
@@ -278,6 +278,18 @@ def _judges(evaluations: Rows) -> str | None:
     return svg(figure, "judges", "Win rate by each judge alone, and share of ties, over versions")
 
 
+def _scoring(steps: Rows) -> str | None:
+    keys = dict.fromkeys(key for row in steps for key in row)
+    shown = [Panel("Disagreement", "standard deviation of P", [("disagreement", PURPLE, "")], from_zero=True)]
+    for prefix, title, unit in (
+        ("reward/", "Rewards of trained completions", "mean, each in its own units"),
+        ("weight/", "Weights of the objectives", "weight"),
+    ):
+        names = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+        shown += [Panel(title, unit, [(prefix + n, COLOURS[i % 6], n) for i, n in enumerate(names)])] if names else []
+    return _lines("scoring", "Disagreement of the panel, rewards and their weights, over versions", steps, *shown)
+
+
 def _lengths(steps: Rows, evaluations: Rows) -> str | None:
     figure, axes = panels(2)
     _line(axes[0], series(steps, "version"), series(steps, "length_mean"), BLUE, "trained completions")
@@ -377,6 +389,7 @@ def figures(steps: Rows, evaluations: Rows, summary: Mapping[str, Any]) -> dict[
         return {
             "win_rate": _win_rate(evaluations),
             "judges": _judges(evaluations),
+            "scoring": _scoring(steps),
             "lengths": _lengths(steps, evaluations),
             "drift": _lines("drift", "KL to the reference and entropy, over versions", steps, *DRIFT),
             "pairs": _lines("pairs", "Margins, accuracy and log-probabilities, over versions", steps, *PAIRS),

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
+from actors.config import LearnerConfig
 from actors.records import Group
 from actors.work import alone
 from algorithms.schedules import learning_rate_factor
@@ -27,6 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"learner__learning_rate": 2e-2},
         {"learner__schedule": "linear"},
         {"learner__schedule": "cosine"},
+        {"learner__schedule": "wsd", "learner__decay_share": 0.9},
+        {"learner__schedule": "rex"},
+        {"learner__schedule": "curve", "learner__curve": [1.0, 3.0]},
         {"learner__warmup_steps": 2},
         {"learner__schedule": "linear", "learner__minimum_rate": 1.0, "learner__warmup_steps": 1},
         {"learner__weight_decay": 0.1},
@@ -82,7 +87,7 @@ def rates(folder: Path, **changes: Any) -> list[float]:
     return [found.update(batch, alone)["learning_rate"] for _ in range(6)]
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd", "rex"])
 @pytest.mark.parametrize(("warmup", "minimum"), [(0, 0.0), (2, 0.25)])
 def test_the_rate_follows_its_schedule(folder: Path, schedule: Any, warmup: int, minimum: float) -> None:
     found = rates(folder, learner__schedule=schedule, learner__warmup_steps=warmup, learner__minimum_rate=minimum)
@@ -99,9 +104,26 @@ def test_schedules_differ(folder: Path) -> None:
             ("cosine", 0.0, 0),
             ("linear", 0.5, 0),
             ("linear", 0.0, 2),
+            ("wsd", 0.0, 0),
+            ("rex", 0.0, 0),
         )
     ]
-    assert len(set(found)) == 5
+    assert len(set(found)) == 7
+
+
+def test_the_shape_of_a_schedule_is_the_configured_one(folder: Path) -> None:
+    wsd = {"learner__schedule": "wsd", "learner__decay_share": 0.5}
+    assert rates(folder, **wsd, learner__decay_shape="linear") == pytest.approx([0.01] * 4 + [0.02 / 3, 0.01 / 3])
+    assert rates(folder, **wsd)[4] == pytest.approx(0.01 * (1 - (1 / 3) ** 0.5))
+    assert rates(folder, learner__schedule="rex", learner__rex_beta=0.25)[3] == pytest.approx(0.01 * 0.5 / 0.625)
+    curve = rates(folder, learner__schedule="curve", learner__curve=[2.0, 4.0, 0.0])
+    assert curve == pytest.approx([0.005, 0.02 / 3, 0.025 / 3, 0.01, 0.02 / 3, 0.01 / 3])
+
+
+@pytest.mark.parametrize("changes", [{"schedule": "curve"}, {"curve": [1, 2]}, {"schedule": "curve", "curve": [0, 0]}])
+def test_a_curve_that_says_nothing_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="curve"):
+        LearnerConfig(**changes)
 
 
 def test_weight_decay_shrinks_matrices_and_leaves_vectors(folder: Path) -> None:

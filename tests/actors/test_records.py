@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +66,8 @@ def groups(draw: st.DrawFn) -> Group:
         engine=draw(texts),
         preference=matrix if scored else None,
         scorer=draw(texts) if scored else None,
+        rewards=matrix[:, : draw(st.integers(1, len(members)))].copy() if scored and draw(st.booleans()) else None,
+        disagreement=draw(probabilities) if scored else None,
     )
 
 
@@ -103,6 +106,13 @@ def test_groups_survive_arrow_and_parquet(written: list[Group]) -> None:
     assert_same_groups(from_arrow(pq.read_table(file, schema=SCHEMA)), written * 2)
 
 
+def test_groups_of_the_schema_before_this_one_are_read(tmp_path: Path) -> None:
+    written = [group(0, [1], [[2], [3]])]
+    older = to_arrow(written).drop_columns(["rewards", "disagreement"])
+    pq.write_table(pa.Table.from_batches([older]), tmp_path / "older.parquet")
+    assert_same_groups(from_arrow(pq.read_table(tmp_path / "older.parquet", schema=SCHEMA)), written)
+
+
 def test_the_version_that_trained_a_group_is_a_column() -> None:
     batch = to_arrow([group(0, [1], [[2], [3]])], trained_version=7)
     assert batch["trained_version"].to_pylist() == [7]
@@ -110,7 +120,7 @@ def test_the_version_that_trained_a_group_is_a_column() -> None:
 
 
 def test_the_schema_says_what_it_holds() -> None:
-    assert SCHEMA.metadata == {b"nashloop": b"group/2"}
+    assert SCHEMA.metadata == {b"nashloop": b"group/3"}
     assert set(SCHEMA.names) == {field.name for field in fields(Group)} | {"trained_version"}
     assert {field.name for field in SCHEMA.field("candidates").type.value_type} == {f.name for f in fields(Candidate)}
 

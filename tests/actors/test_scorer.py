@@ -11,6 +11,8 @@ import pytest
 from actors.config import JudgeConfig, ScoringConfig
 from actors.records import Group, GroupSummary, from_arrow, to_arrow
 from actors.scorer import Panel, Rejection, Scorer, ScorerError, load_judge, prompt_text
+from actors.scorers.state import ScoringState
+from algorithms.ensembles import Standardisation
 from algorithms.preference import cyclic_share
 from tests.examples import candidate, group
 
@@ -112,7 +114,7 @@ def test_judges_with_the_same_function_name_both_vote(tmp_path: Path, monkeypatc
     (tmp_path / "other_judges.py").write_text("def longer(prompt, first, second):\n    return 0.5\n")
     monkeypatch.syspath_prepend(tmp_path)
     panel = Panel(ScoringConfig(panel=("tests.scripted_judges:longer", "other_judges:longer")))
-    members = panel.members("question", ["aaa", "a"])
+    members = panel.judged("question", of_texts("aaa", "a").candidates).members
     assert {name: matrix[0, 1] for name, matrix in members.items()} == {
         "tests.scripted_judges:longer": 1.0,
         "other_judges:longer": 0.5,
@@ -120,7 +122,7 @@ def test_judges_with_the_same_function_name_both_vote(tmp_path: Path, monkeypatc
 
 
 def test_a_judge_has_one_vote() -> None:
-    with pytest.raises(ScorerError, match="names a judge twice"):
+    with pytest.raises(ScorerError, match="names a scorer twice"):
         Panel(scoring("longer", "longer", "more_letters"))
 
 
@@ -194,7 +196,7 @@ def test_a_judge_with_options_is_what_its_function_returns_for_them() -> None:
             JudgeConfig(judge="tests.scripted_judges:longer_by", options={"share": share}) for share in (0.6, 0.9)
         )
     )
-    assert len(Panel(panel).members("question", ["aaa", "a"])) == 2, "other options make another judge"
+    assert len(Panel(panel).names) == 2, "other options make another judge"
 
 
 @pytest.mark.parametrize(
@@ -234,3 +236,38 @@ def test_flips_turn_a_share_of_the_verdicts_around() -> None:
 def test_noise_of_labels_leaves_evaluations_alone() -> None:
     scorer = Scorer("s", by_share(0.75, flip_rate=0.25, labels="sampled"))
     assert scorer.compare(to_arrow([of_texts("a")]), to_arrow([of_texts("aa")])).probability == 0.75
+
+
+def test_a_scored_group_keeps_rewards_and_disagreement_and_its_summary_has_the_figures() -> None:
+    panel = ["tests.scripted_judges:more_letters", {"reward": "tests.scripted_rewards:length"}]
+    scorer = Scorer("s", ScoringConfig.model_validate({"panel": panel}))
+    summary, _, batch = score(scorer, of_texts("a!!!!", "aaa"))
+    scored = from_arrow(batch)[0]
+    np.testing.assert_array_equal(scored.rewards, [[5.0], [3.0]])
+    assert scored.disagreement == pytest.approx((1 / (1 + np.exp(-2.0))) / 2)
+    figures = summary.scoring
+    assert figures is not None
+    assert (figures.disagreement, figures.rewards, figures.calls) == (scored.disagreement, (("length", 4.0),), 2)
+    rejected, _, batch = score(Scorer("s", scoring("raises_on_empty")), of_texts("a", ""))
+    assert (rejected.scoring, from_arrow(batch)[0].disagreement) == (None, None)
+
+
+def test_the_state_comes_with_each_group() -> None:
+    rewards = [{"reward": f"tests.scripted_rewards:{name}"} for name in ("length", "exclamation")]
+    scorer = Scorer("s", ScoringConfig.model_validate({"panel": rewards, "combine": "worst_case"}))
+    group_batch = to_arrow([of_texts("a!!!", "aaa")])
+    names, samples = scorer.rewards(group_batch)
+    assert names == ("length", "exclamation")
+    np.testing.assert_array_equal(samples, [[4, 3], [3, 0]])
+    state = ScoringState(standardisation=Standardisation.of(samples))
+    (_, _), scored = cast(Any, scorer).score(group_batch, state)
+    assert np.asarray(from_arrow(scored)[0].preference)[0, 1] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    compared = scorer.compare(to_arrow([of_texts("aaa")]), to_arrow([of_texts("a!!!")]), state)
+    assert compared.probability == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert compared.judges["exclamation"] == pytest.approx(1 / (1 + np.exp(-2.0))), "on the common scale"
+
+
+def test_start_answers_that_cannot_be_scored_give_no_samples() -> None:
+    rewards = ScoringConfig.model_validate({"panel": [{"reward": "tests.scripted_rewards:raises_on_empty"}]})
+    assert Scorer("s", rewards).rewards(to_arrow([of_texts("a", "")]))[1].shape == (0, 1)
+    assert Scorer("s", scoring("longer")).rewards(to_arrow([of_texts("a", "b")]))[1].shape == (0, 1)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from actors.config import AlignConfig
-from actors.endpoint import Answer, TeacherBudgetError, TeacherError
+from actors.endpoint import Answer, EndpointError
 from actors.records import Group, GroupRequest, GroupSummary, Part, Sampling, from_arrow, to_arrow
 from actors.teacher import CALLS_FILE, Teacher, encode, engine_config, probe
 from tests.endpoint import Reply, Server, completion, serve
@@ -118,7 +118,7 @@ def test_a_cut_answer_is_marked(configure: Any, server: Server, tmp_path: Path) 
 
 def test_one_failure_fails_the_group(configure: Any, server: Server, tmp_path: Path) -> None:
     server.script = [Reply(body=completion()), Reply(status=400, body="no")]
-    with pytest.raises(TeacherError, match="status 400: no") as raised:
+    with pytest.raises(EndpointError, match="status 400: no") as raised:
         generate(configure(), tmp_path, request(1, 2))
     assert raised.value.name == "teacher_failed"
 
@@ -126,7 +126,7 @@ def test_one_failure_fails_the_group(configure: Any, server: Server, tmp_path: P
 def test_the_cap_is_kept_in_the_run_directory(configure: Any, tmp_path: Path) -> None:
     generate(configure(max_calls=3), tmp_path, request(1, 2))
     assert (tmp_path / CALLS_FILE).stat().st_size == 2
-    with pytest.raises(TeacherBudgetError) as raised:
+    with pytest.raises(EndpointError) as raised:
         generate(configure(max_calls=3), tmp_path, request(1, 2))
     assert raised.value.name == "teacher_budget"
 
@@ -134,7 +134,7 @@ def test_the_cap_is_kept_in_the_run_directory(configure: Any, tmp_path: Path) ->
 def test_the_probe_tells_of_a_teacher_that_is_down(configure: Any, server: Server, tmp_path: Path) -> None:
     probe(configure(), str(tmp_path))
     assert len(server.requests) == (tmp_path / CALLS_FILE).stat().st_size == 1
-    with pytest.raises(TeacherError, match="ConnectError"):
+    with pytest.raises(EndpointError, match="ConnectError"):
         probe(configure(endpoint="http://127.0.0.1:9/v1"), str(tmp_path))
 
 

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from actors.config import AlignConfig
-from actors.endpoint import TeacherError
+from actors.endpoint import EndpointError
 from actors.records import Group, GroupRequest, Part, from_arrow
 from actors.teacher import CALLS_FILE, create_teacher
 from tests.endpoint import serve
@@ -59,7 +59,7 @@ def test_an_endpoint_answers_until_its_budget_is_spent(cluster: str, tiny_model:
         assert [c.text for c in group.candidates] == ["Light scatters."] * 2
         with pytest.raises(RayTaskError) as raised:
             ask(given, tmp_path, request(3))
-    assert isinstance(raised.value.cause, TeacherError)
+    assert isinstance(raised.value.cause, EndpointError)
     assert raised.value.cause.name == "teacher_budget"
 
 

@@ -30,6 +30,8 @@ idle_rollout 0.1 0.1 0.03            idle_scoring 0.96 0.96 0.01        idle_lea
 publication_seconds 0.6 0.6 0.06     mismatch_kl 6e-4 6e-4 1e-4         completions_per_second 3.8 4.1 0.2
 exposed_publication_seconds 0.03 0.03 0.01                            mismatch_max_abs_logprob 0.06 0.06 0.01
 generated_tokens_per_second 178 170 9                                   learner_tokens_per_second 410 390 22
+disagreement 0.31 0.36 0.02           reward/warmth 0.2 0.6 0.05           reward/a.brief/head 12 19 0.9
+weight/warmth 0.5 0.32 0.01           weight/a.brief/head 0.5 0.61 0.01
 """
 """Name, value at the start, value at the end and noise of what a step measures."""
 CONFIG = """
@@ -203,7 +205,7 @@ def test_what_was_run_and_every_figure_is_there(tmp_path: Path) -> None:
     for expected in (*names.split(","), "python -m workflows.align --config configs/demo.yaml"):
         assert expected in page.text
     drawn = sum(tag == "svg" for tag, _ in page.tags)
-    assert drawn == sum(tag == "figcaption" for tag, _ in page.tags) == 10
+    assert drawn == sum(tag == "figcaption" for tag, _ in page.tags) == 11
     assert "nothing was recorded" not in page.text
     assert "Missing from this run" not in page.text
 
@@ -381,6 +383,16 @@ def test_lengths_that_run_away_are_warned_of(tmp_path: Path, factor: float, word
 def test_a_long_run_stays_a_small_page() -> None:
     steps = [{"version": place, "seconds": 8.0 * place, "loss": math.sin(place)} for place in range(20_000)]
     assert len(figures(steps, [], {})["optimiser"] or "") < 200_000
+
+
+def test_rewards_and_weights_are_drawn_under_their_names() -> None:
+    steps = [{"version": v, "disagreement": 0.2, "reward/a.brief/head": v, "weight/warmth": 0.5} for v in range(3)]
+    drawn = figures(steps, [], {})["scoring"] or ""
+    for text in ("Disagreement", "a.brief/head", "Weights of the objectives", "warmth"):
+        assert text in drawn
+    judges_only = figures([{"version": 1, "disagreement": 0.2}], [], {})["scoring"] or ""
+    assert "Disagreement" in judges_only
+    assert "Weights" not in judges_only
 
 
 def test_means_leave_gaps_out() -> None:

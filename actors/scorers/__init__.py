@@ -1,0 +1,1 @@
+"""Preference scorers of every kind, and the panel that makes one matrix of what they say."""
