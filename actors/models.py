@@ -172,17 +172,21 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str | None = None
+) -> list[int]:
     """Return the token ids of `messages` through the chat template, up to where the answer begins.
 
-    A template may add a default system message when there is none (the built-in model's does).
+    With an `answer` they go on to its end, with whatever the template puts after it. A template may add a
+    default system message when there is none (the built-in model's does).
     Raises `ModelError` when the template refuses the messages, for example their roles.
     """
     from jinja2 import TemplateError
 
+    given = [*messages] if answer is None else [*messages, {"role": "assistant", "content": answer}]
     try:
         ids = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+            given, add_generation_prompt=answer is None, tokenize=True, return_dict=False
         )
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)

@@ -51,19 +51,28 @@ def load_prompts(path: str | Path) -> list[PromptRecord]:
     roles are not a conversation that ends with the user.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise PromptError(f"prompts file {str(path)!r} {found}; give a .jsonl or .parquet file")
-    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    if path.suffix not in readers:
-        raise PromptError(f"prompts file {str(path)!r} ends in {path.suffix!r}; accepted are {' and '.join(readers)}")
     records = [
-        PromptRecord(index=index, messages=_messages(row, where))
-        for index, (where, row) in enumerate(readers[path.suffix](path))
+        PromptRecord(index=index, messages=messages_of(row, where))
+        for index, (where, row) in enumerate(read_rows(path, "prompts file"))
     ]
     if not records:
         raise PromptError(f"prompts file {str(path)!r} is empty; it needs at least one prompt")
     return records
+
+
+def read_rows(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (where, row) of every row of a `.jsonl` or `.parquet` file; `what` is what messages call the file.
+
+    Rows are counted from 1.
+    Raises `PromptError` for a file that is missing, of another kind or broken.
+    """
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise PromptError(f"{what} {str(path)!r} {found}; give a .jsonl or .parquet file")
+    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    if path.suffix not in readers:
+        raise PromptError(f"{what} {str(path)!r} ends in {path.suffix!r}; accepted are {' and '.join(readers)}")
+    return readers[path.suffix](path, what)
 
 
 def check_lengths(lengths: Sequence[int], *, context: int, max_new_tokens: int) -> None:
@@ -85,7 +94,7 @@ def check_lengths(lengths: Sequence[int], *, context: int, max_new_tokens: int) 
             )
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _jsonl_rows(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, row) for every line that is not blank."""
     try:
         with path.open(encoding="utf-8") as lines:
@@ -94,9 +103,9 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     where = f"line {number} of {str(path)!r}"
                     yield where, _json_object(line, where)
     except OSError as error:
-        raise PromptError(f"prompts file {str(path)!r} cannot be read: {error.strerror}") from error
+        raise PromptError(f"{what} {str(path)!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise PromptError(f"prompts file {str(path)!r} is not UTF-8 text: {error.reason}") from error
+        raise PromptError(f"{what} {str(path)!r} is not UTF-8 text: {error.reason}") from error
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
@@ -109,18 +118,17 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet_rows(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, row) for every row; rows are counted from 1, as lines are."""
     try:
         with pq.ParquetFile(path) as file:
-            _check_columns(file.schema_arrow.names, f"prompts file {str(path)!r}")
             number = 0
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number} of {str(path)!r}", row
     except (OSError, pa.ArrowException) as error:
-        raise PromptError(f"prompts file {str(path)!r} cannot be read as Parquet: {error}") from error
+        raise PromptError(f"{what} {str(path)!r} cannot be read as Parquet: {error}") from error
 
 
 def _check_columns(names: Sequence[str], where: str) -> str:
@@ -136,7 +144,8 @@ def _check_columns(names: Sequence[str], where: str) -> str:
     return present[0]
 
 
-def _messages(row: dict[str, Any], where: str) -> tuple[Message, ...]:
+def messages_of(row: dict[str, Any], where: str) -> tuple[Message, ...]:
+    """The conversation in a row's `prompt` or `messages`, which it has to have and nothing else."""
     value = row[_check_columns(list(row), where)]
     if "prompt" in row:
         return ({"role": "user", "content": _text(value, f"the prompt in {where}")},)

@@ -83,7 +83,9 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Proportion:
     share, weight = successes / n, z * z / n
     centre = (share + weight / 2.0) / (1.0 + weight)
     half = np.sqrt(share * (1.0 - share) * weight + weight * weight / 4.0) / (1.0 + weight)
-    return Proportion(share=share, low=max(float(centre - half), 0.0), high=min(float(centre + half), 1.0), n=n)
+    # At 0 and 1 the share is an end of its interval, which rounding may not move to the other side.
+    low, high = min(float(centre - half), share), max(float(centre + half), share)
+    return Proportion(share=share, low=max(low, 0.0), high=min(high, 1.0), n=n)
 
 
 def accuracy(probabilities: FloatArray, targets: FloatArray) -> Proportion:
