@@ -10,7 +10,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -22,13 +23,14 @@ from rich.console import Console
 
 from actors.conductor import Conductor
 from actors.config import AlignConfig
-from actors.endpoint import TeacherError
+from actors.endpoint import EndpointError
 from actors.models import ModelError
 from actors.prompts import PromptError
-from actors.scorer import ScorerError
+from actors.scorer import Panel, ScorerError
 from actors.teacher import probe
 from actors.training import train_loop
 from workflows.config import ConfigError, load_config
+from workflows.diagnostics import Diagnostics, StoppedByRule
 from workflows.preflight import (
     Inputs,
     ResourceError,
@@ -46,6 +48,12 @@ POLL_SECONDS = 0.5
 DRIVER_RESTARTS = 2
 SAMPLES = 16
 
+WORKERS_END_SECONDS = 60.0
+"""How long the learner's workers may take to end after a run has failed."""
+
+Watch = Callable[[dict[str, Any]], str | None]
+"""Is shown every status of a run; a text that it returns ends the run, as the reason."""
+
 
 class RunFailed(RuntimeError):
     """The run stopped before its end; what it has done so far can be resumed."""
@@ -56,10 +64,11 @@ BAD_INPUT = (
     ModelError,
     PromptError,
     ScorerError,
-    TeacherError,
+    EndpointError,
     ResourceError,
     RunDirectoryError,
     RunFailed,
+    StoppedByRule,
 )
 
 
@@ -91,9 +100,12 @@ def dry_run(config: AlignConfig, address: str | None, console: Console) -> None:
         raise ResourceError(reason)
 
 
-def align(config: AlignConfig, address: str | None = None, console: Console | None = None) -> dict[str, Any]:
+def align(
+    config: AlignConfig, address: str | None = None, console: Console | None = None, watch: Watch | None = None
+) -> dict[str, Any]:
     """One run, from its configuration to its run directory; returns what `summary.json` holds.
 
+    `watch` may end the run.
     Raises: one of `BAD_INPUT`, before any engine starts where that is possible.
     """
     console = console or Console()
@@ -105,10 +117,19 @@ def align(config: AlignConfig, address: str | None = None, console: Console | No
             raise RunFailed(f"the run in {directory.path} is finished; choose another name (--set name=...)")
         if config.teacher and config.teacher.endpoint:
             probe(config, str(directory.path))
+        Panel(config.scoring, str(directory.path)).probe()
         connect(address)
         wait_for_resources(config)
         directory.write_json("environment.json", environment())
-        result = _run_with_restarts(config, inputs, directory, console)
+        diagnostics = Diagnostics(config, directory.path, partial(console.print, style="yellow", markup=False))
+
+        def watched(status: dict[str, Any]) -> None:
+            diagnostics(status)
+            if watch:
+                watch(status)
+
+        result = _run_with_restarts(config, inputs, directory, console, watched)
+        diagnostics.close(config.deadlines.publish)
         summary = _summary(config, result, time.monotonic() - began)
         directory.write_lines("samples.jsonl", _samples(result["comparisons"]))
         directory.write_json("summary.json", summary)
@@ -147,12 +168,12 @@ def wait_for_resources(config: AlignConfig) -> None:
 
 
 def _run_with_restarts(
-    config: AlignConfig, inputs: Inputs, directory: RunDirectory, console: Console
+    config: AlignConfig, inputs: Inputs, directory: RunDirectory, console: Console, watch: Watch | None
 ) -> dict[str, Any]:
     """Run the loop; if the conductor itself is lost, start again from the last checkpoint."""
     for remaining in reversed(range(DRIVER_RESTARTS + 1)):
         try:
-            return _run_once(config, inputs, directory, console)
+            return _run_once(config, inputs, directory, console, watch)
         except RayActorError as error:
             if not remaining:
                 raise RunFailed(f"the conductor was lost {DRIVER_RESTARTS + 1} times: {error}") from error
@@ -160,8 +181,11 @@ def _run_with_restarts(
     raise AssertionError("unreachable")
 
 
-def _run_once(config: AlignConfig, inputs: Inputs, directory: RunDirectory, console: Console) -> dict[str, Any]:
-    options = ray.remote(Conductor).options(num_cpus=0, max_concurrency=10_000)
+def _run_once(
+    config: AlignConfig, inputs: Inputs, directory: RunDirectory, console: Console, watch: Watch | None
+) -> dict[str, Any]:
+    # Not into the placement group of a Ray Tune trial, which has no room for the planes.
+    options = ray.remote(Conductor).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy="DEFAULT")
     conductor: Any = options.remote(config, inputs.prompts, inputs.heldout, str(directory.path))
     buffer = ray.get(conductor.start.remote())
     training = Training(_trainer(config, inputs, directory, conductor, buffer))
@@ -173,11 +197,16 @@ def _run_once(config: AlignConfig, inputs: Inputs, directory: RunDirectory, cons
                 progress.show(status)
                 if status["finished"]:
                     break
+                if watch and (reason := watch(status)):
+                    ray.get(conductor.stop.remote(reason))
                 if training.error is not None:
                     ray.get(conductor.stop.remote(f"the learner failed: {training.error}"))
                 time.sleep(POLL_SECONDS)
         result: dict[str, Any] = ray.get(conductor.result.remote())
-        if not result["failure"]:
+        if result["failure"]:
+            # Ray keeps the placement group of a trainer that is killed until the whole job ends.
+            training.wait(WORKERS_END_SECONDS)
+        else:
             training.join(config.deadlines.publish)
         ray.get(conductor.close.remote(), timeout=30)
         return result
@@ -199,6 +228,10 @@ class Training(threading.Thread):
             self._trainer.fit()
         except Exception as error:  # every failure of the learner ends the run with its message
             self.error = f"{type(error).__name__}: {error}".strip()
+
+    def wait(self, timeout: float) -> None:
+        """Wait for the workers to end, good or bad, but not longer."""
+        super().join(timeout)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the workers to save the policy and end.

@@ -5,8 +5,13 @@ import sys
 
 COMMANDS = {
     "align": "workflows.align",
+    "evaluate": "workflows.evaluate.__main__",
+    "preference-model": "workflows.preference_model.__main__",
     "report": "workflows.report",
     "round-robin": "workflows.round_robin",
+    "scaling-law": "workflows.scaling_law.__main__",
+    "sft": "workflows.sft",
+    "sweep": "workflows.sweep.__main__",
     "verify": "workflows.verify.__main__",
 }
 

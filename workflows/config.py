@@ -3,14 +3,17 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from actors.config import AlignConfig
+from actors.scorers.config import LanguageModelJudgeConfig
 from algorithms.objective import Objective, build_objective
 from algorithms.pacing import feasible, staleness_slack
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -23,23 +26,54 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> AlignConfig:
     `overrides` are `dotted.key=value`, the value read as YAML.
     Raises: `ConfigError` with every fault found.
     """
-    tree = _read(Path(path))
-    for override in overrides:
-        _set(tree, override)
-    return parse_config(tree)
+    return parse_config(override(read_tree(path), overrides))
 
 
 def parse_config(tree: Mapping[str, Any]) -> AlignConfig:
     """Check a configuration tree; see `load_config`."""
-    unknown = list(_unknown_keys(tree, AlignConfig, ""))
+    config = parse_tree(tree, AlignConfig)
+    _check_across_planes(config)
+    return config
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """The tree of keys in a YAML file, unchecked.
+
+    Raises: `ConfigError` when there is none.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} can't be read as YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__} where a tree of keys is expected")
+    return tree
+
+
+def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`tree` with `dotted.key=value` put into it.
+
+    Raises: `ConfigError` when one isn't of that form.
+    """
+    for entry in overrides:
+        _set(tree, entry)
+    return tree
+
+
+def parse_tree(tree: Mapping[str, Any], model: type[Model]) -> Model:
+    """A tree of keys as `model`.
+
+    Raises: `ConfigError` with every unknown key and its nearest name, or every wrong value.
+    """
+    unknown = list(_unknown_keys(tree, model, ""))
     if unknown:
         raise ConfigError("\n".join(unknown))
     try:
-        config = AlignConfig.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
-    _check_across_planes(config)
-    return config
 
 
 def objective_of(config: AlignConfig) -> Objective:
@@ -84,6 +118,23 @@ def _check_across_planes(config: AlignConfig) -> None:
         raise ConfigError(f"objective {config.objective.name} asks the configured teacher for nothing; remove teacher")
     if config.evaluation.every and not config.data.heldout:
         raise ConfigError("evaluation.every is set, but data.heldout names no file of held-out prompts")
+    _check_scoring(config)
+
+
+def _check_scoring(config: AlignConfig) -> None:
+    if config.scoring.standardises and not config.data.heldout:
+        raise ConfigError(
+            "scoring.combine brings its members to one scale on the start's answers to held-out prompts, but "
+            "data.heldout names no file of them; name one, or set standardise: false in scoring.combine"
+        )
+    for judge in config.scoring.panel:
+        if not isinstance(judge, LanguageModelJudgeConfig) or judge.endpoint is None:
+            continue
+        if judge.group_deadline >= config.deadlines.score:
+            raise ConfigError(
+                f"the judge {judge.llm_judge} may take group_deadline = {judge.group_deadline:g} s for a group, and "
+                f"its scorer is taken for dead after deadlines.score = {config.deadlines.score:g}; raise the latter"
+            )
 
 
 def _check_staleness(config: AlignConfig, objective: Objective) -> None:
@@ -111,33 +162,31 @@ def _check_staleness(config: AlignConfig, objective: Objective) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no configuration file {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} can't be read as YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds {type(tree).__name__} where a tree of keys is expected")
-    return tree
-
-
 def _set(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override!r} is not of the form key=value, for example learner.learning_rate=1e-6")
+    try:
+        set_key(tree, key, yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"--set {override!r}: {error}") from None
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value at a dotted key.
+
+    Raises: `ConfigError` when something above it is a value.
+    """
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {parent} is a value, not a group of keys")
+            raise ConfigError(f"{parent} is a value, not a group of keys")
         node = child
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from None
+    node[last] = value
 
 
 def _unknown_keys(tree: Any, model: type[BaseModel], prefix: str) -> Any:
@@ -149,9 +198,13 @@ def _unknown_keys(tree: Any, model: type[BaseModel], prefix: str) -> Any:
             yield f"unknown key {prefix}{key}; did you mean {prefix}{nearest[0]}?"
             continue
         annotation = model.model_fields[key].annotation
-        for kind in get_args(annotation) or (annotation,):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from _unknown_keys(value, kind, f"{prefix}{key}.")
+        parts = {f"{prefix}{key}.": value}
+        if get_origin(annotation) is dict and isinstance(value, Mapping):
+            parts = {f"{prefix}{key}.{name}.": part for name, part in value.items()}
+        kinds = [k for k in get_args(annotation) or (annotation,) if isinstance(k, type) and issubclass(k, BaseModel)]
+        # Where there are several kinds, only the one that is chosen knows its keys, and says so itself.
+        for place, part in parts.items() if len(kinds) == 1 else ():
+            yield from _unknown_keys(part, kinds[0], place)
 
 
 def _explain(item: Any) -> str:

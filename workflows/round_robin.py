@@ -6,62 +6,41 @@ on the start, on how they sample and on the panel: otherwise a win rate would co
 """
 
 import argparse
-import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import ray
 from rich.console import Console
 
 from actors.config import AlignConfig
 from actors.deadlines import DeadlineExceeded
 from actors.models import ModelError
-from actors.planes import sampling_of
 from actors.prompts import PromptError
-from actors.records import SCHEMA, Group, GroupRequest, Message, Part, derive_seed, from_arrow, to_arrow
-from actors.rollout import RolloutEngine, engine_environment
-from actors.scorer import Scorer, ScorerError
-from algorithms.preference import FloatArray
-from algorithms.tournament import policy_win_rates, standings
+from actors.scorer import ScorerError
+from algorithms.tournament import standings
 from workflows.align import connect
+from workflows.answers import Contestant, NotJudged, answers_of, judge, load_questions, mean_length, merged, outcomes
 from workflows.config import ConfigError, load_config, objective_of
-from workflows.preflight import check_inputs
 from workflows.round_robin_report import write_results
 
 START = "start"
-SERVED = "reference"
-"""The named policy under which an engine serves a model folder as it is."""
 COMPARED = (
     ("model", ("name", "dtype", "context")),
     ("data", ("system",)),
     ("rollout", ("max_new_tokens", "temperature", "top_p", "top_k", "allowed_tokens")),
-    ("scoring", ("panel", "truncation_penalty")),
+    ("scoring", ("panel", "combine", "truncation_penalty")),
 )
 """Keys that runs have to agree on."""
 
 
 class RoundRobinError(ValueError):
-    """Runs that can't be compared, or answers that can't be judged."""
+    """Runs that can't be compared."""
 
 
-BAD_INPUT = (RoundRobinError, ConfigError, ModelError, PromptError, ScorerError, DeadlineExceeded)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contestant:
-    """A policy that takes part: its model, and the run directory that keeps its answers."""
-
-    name: str
-    model: str
-    directory: Path
-    config: AlignConfig
+BAD_INPUT = (RoundRobinError, NotJudged, ConfigError, ModelError, PromptError, ScorerError, DeadlineExceeded)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         questions = load_questions(contestants[0].config, arguments.prompts)
         connect(arguments.address)
         answers = [answers_of(c, questions, arguments.samples, arguments.seed, console) for c in contestants]
-        scored = judge(merged(contestants, answers), contestants[0].config)
+        scored = judge(merged(contestants, answers), contestants[0].config, contestants[0].directory)
     except BAD_INPUT as error:
         Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", highlight=False, markup=False)
         return 1
@@ -106,7 +85,7 @@ def load_contestants(directories: Sequence[Path]) -> list[Contestant]:
                 f"{first.name} and {run.name} can't be compared, because their configurations differ in what has to "
                 "be the same:\n  " + "\n  ".join(differing)
             )
-    return [replace(first, name=START, model=first.config.model.name), *runs]
+    return [replace(first, name=START, model=first.config.model.name, prefix="round-robin-start"), *runs]
 
 
 def _load_run(directory: Path) -> Contestant:
@@ -119,7 +98,13 @@ def _load_run(directory: Path) -> Contestant:
     config = load_config(directory / "config.yaml")
     # Whole paths, because engines need not run where this was asked.
     directory = directory.resolve()
-    return Contestant(name=config.name, model=str(directory / "policy"), directory=directory, config=config)
+    return Contestant(
+        name=config.name,
+        model=str(directory / "policy"),
+        config=config,
+        directory=directory,
+        prefix="round-robin-policy",
+    )
 
 
 def differing_keys(one: AlignConfig, other: AlignConfig) -> list[str]:
@@ -130,122 +115,6 @@ def differing_keys(one: AlignConfig, other: AlignConfig) -> list[str]:
         for key in keys
         if (before := getattr(getattr(one, component), key)) != (after := getattr(getattr(other, component), key))
     ]
-
-
-def load_questions(config: AlignConfig, path: str) -> tuple[tuple[Message, ...], ...]:
-    """The prompts of a file as the runs ask them, checked with their model and panel."""
-    data = config.data.model_copy(update={"prompts": path, "heldout": path})
-    return check_inputs(config.model_copy(update={"data": data, "teacher": None})).heldout
-
-
-def answers_of(
-    contestant: Contestant, questions: Sequence[tuple[Message, ...]], samples: int, seed: int, console: Console
-) -> list[Group]:
-    """`samples` answers to each question, from the run directory or, the first time, from an engine."""
-    asked = requests(contestant.config, questions, samples, seed)
-    path = cache_path(contestant, asked)
-    if path.exists():
-        console.print(f"{contestant.name}: answers of an earlier round", highlight=False)
-    else:
-        console.print(f"{contestant.name}: {samples} answers to each of {len(questions)} prompts", highlight=False)
-        part = path.with_suffix(".part")
-        pq.write_table(pa.Table.from_batches(generate(contestant, asked), SCHEMA), part)
-        part.rename(path)
-    return from_arrow(pq.read_table(path, schema=SCHEMA))
-
-
-def requests(
-    config: AlignConfig, questions: Sequence[tuple[Message, ...]], samples: int, seed: int
-) -> list[GroupRequest]:
-    """What every contestant is asked, with the same seeds: two equal policies give equal answers."""
-    return [
-        GroupRequest(
-            id=f"round-robin-{i:06d}",
-            index=i,
-            epoch=0,
-            version=0,
-            messages=messages,
-            parts=(
-                Part(
-                    role="pair",
-                    policy=SERVED,
-                    seeds=tuple(derive_seed(seed, "round-robin", i, k) for k in range(samples)),
-                    sampling=sampling_of(config.rollout),
-                ),
-            ),
-        )
-        for i, messages in enumerate(questions)
-    ]
-
-
-def cache_path(contestant: Contestant, asked: Sequence[GroupRequest]) -> Path:
-    """Where the answers to exactly these requests are kept."""
-    told = json.dumps([asdict(request) for request in asked]).encode()
-    digest = hashlib.blake2b(told, digest_size=6).hexdigest()
-    return contestant.directory / f"round-robin-{'start' if contestant.name == START else 'policy'}-{digest}.parquet"
-
-
-def generate(contestant: Contestant, asked: Sequence[GroupRequest]) -> list[pa.RecordBatch]:
-    """Answers of a contestant's model, in an engine that lives only for this."""
-    model = contestant.config.model.model_copy(update={"name": contestant.model})
-    config = contestant.config.model_copy(update={"model": model})
-    options = ray.remote(RolloutEngine).options(
-        num_cpus=config.rollout.cpus,
-        num_gpus=config.rollout.gpus,
-        max_concurrency=1000,
-        runtime_env={"env_vars": engine_environment(config)},
-    )
-    engine: Any = options.remote(contestant.name, config, (SERVED,))
-    try:
-        _collect([engine.start.remote()], config.deadlines.start, f"the engine of {contestant.name} (deadlines.start)")
-        batches = [engine.generate.remote(request)[1] for request in asked]
-        what = f"the next answer of {contestant.name} (deadlines.generate)"
-        answers: list[pa.RecordBatch] = _collect(batches, config.deadlines.generate, what)
-        _collect([engine.stop.remote()], config.deadlines.start, f"the engine of {contestant.name} to end")
-        return answers
-    finally:
-        ray.kill(engine)
-
-
-def merged(contestants: Sequence[Contestant], answers: Sequence[Sequence[Group]]) -> list[Group]:
-    """One group a prompt, with the answers of all contestants under their names."""
-    groups = []
-    for rows in zip(*answers, strict=True):
-        candidates = tuple(
-            replace(candidate, policy=contestant.name)
-            for contestant, group in zip(contestants, rows, strict=True)
-            for candidate in group.candidates
-        )
-        groups.append(replace(rows[0], candidates=candidates))
-    return groups
-
-
-def judge(groups: Sequence[Group], config: AlignConfig) -> list[Group]:
-    """The groups with the panel's verdicts, free of the noise that a run may add for its learner.
-
-    Raises: `RoundRobinError` with the judge's reason for a group that can't be judged.
-    """
-    scoring = config.scoring.model_copy(update={"labels": "probability", "flip_rate": 0.0})
-    options = ray.remote(Scorer).options(num_cpus=scoring.cpus)
-    scorers: list[Any] = [options.remote(f"scorer-{i}", scoring) for i in range(scoring.scorers)]
-    try:
-        pairs = [scorers[i % len(scorers)].score.remote(to_arrow([group])) for i, group in enumerate(groups)]
-        verdicts = _collect([verdict for verdict, _ in pairs], config.deadlines.score, "a verdict (deadlines.score)")
-        for group, (summary, detail) in zip(groups, verdicts, strict=True):
-            if summary.rejection:
-                raise RoundRobinError(f"the answers to prompt {group.index} can't be judged: {detail}")
-        return [from_arrow(batch)[0] for batch in ray.get([scored for _, scored in pairs])]
-    finally:
-        for scorer in scorers:
-            ray.kill(scorer)
-
-
-def outcomes(scored: Sequence[Group], names: Sequence[str]) -> FloatArray:
-    """Win rates [Q, M, M] of the named policies on each prompt."""
-    place: Mapping[str, int] = {name: i for i, name in enumerate(names)}
-    return np.stack(
-        [policy_win_rates(_verdict(group), [place[c.policy] for c in group.candidates], len(names)) for group in scored]
-    )
 
 
 def described(contestant: Contestant) -> dict[str, Any]:
@@ -259,27 +128,6 @@ def described(contestant: Contestant) -> dict[str, Any]:
         "completions": summary["ledger"]["trained"] * objective_of(config).sampling.candidates,
         "seconds": summary["wall_seconds"],
     }
-
-
-def mean_length(groups: Sequence[Group]) -> float:
-    """Mean tokens of an answer."""
-    return float(np.mean([len(candidate.token_ids) for group in groups for candidate in group.candidates]))
-
-
-def _verdict(group: Group) -> FloatArray:
-    if group.preference is None:
-        raise RoundRobinError(f"the answers to prompt {group.index} were not judged")
-    return group.preference
-
-
-def _collect(references: Sequence[Any], seconds: float, what: str) -> Any:
-    """The values of all references, as long as one comes every `seconds`."""
-    pending = list(references)
-    while pending:
-        done, pending = ray.wait(pending, timeout=seconds)
-        if not done:
-            raise DeadlineExceeded(f"waited {seconds:g} s for {what}")
-    return ray.get(list(references))
 
 
 def _parser() -> argparse.ArgumentParser:

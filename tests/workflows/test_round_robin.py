@@ -18,18 +18,8 @@ from actors.records import SCHEMA, Group, from_arrow, to_arrow
 from actors.scorer import Scorer
 from algorithms.tournament import standings
 from tests.examples import candidate, group, tree
-from workflows.round_robin import (
-    Contestant,
-    RoundRobinError,
-    answers_of,
-    cache_path,
-    described,
-    load_contestants,
-    mean_length,
-    merged,
-    outcomes,
-    requests,
-)
+from workflows.answers import Contestant, answers_of, cache_path, mean_length, merged, outcomes, requests
+from workflows.round_robin import RoundRobinError, described, load_contestants
 from workflows.round_robin_report import write_results
 
 QUESTIONS = (({"role": "user", "content": "first?"},), ({"role": "user", "content": "second?"},))

@@ -1,0 +1,42 @@
+"""A measurement beside a real run's directory, by a Ray actor that the driver never waits for."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from actors.config import DiagnosticsConfig
+from tests.loop.support import Outcome, read_lines
+from workflows.diagnostics import MEASURED, Diagnostics
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_checkpoint_is_measured_while_the_driver_goes_on(synchronous: Outcome, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(synchronous.succeeded().path, run)
+    said: list[str] = []
+    config = synchronous.config.model_copy(update={"diagnostics": DiagnosticsConfig(every=4)})
+    diagnostics = Diagnostics(config, run, said.append)
+    latest = synchronous.metrics("step")[-1]
+    began = time.monotonic()
+    for _ in range(3):
+        diagnostics({"version": 6, "latest": latest})
+    assert time.monotonic() - began < 1.0
+    diagnostics.close(120.0)
+    (row,) = read_lines(run / "diagnostics.jsonl")
+    assert said == []
+    assert row["version"] == 6
+    assert row.keys() == {"version", *MEASURED}
+    assert row["kl"] > 0.0
+    # The policy hardly moved from its random start, whose next token is nearly uniform over 260.
+    assert row["entropy"] == pytest.approx(latest["entropy"], rel=0.1)
+    shutil.rmtree(run / "experience")
+    (run / "diagnostics.jsonl").write_text(json.dumps({"version": 2}) + "\n")
+    broken = Diagnostics(config, run, said.append)
+    broken({"version": 6, "latest": latest})
+    broken.close(120.0)
+    (sentence,) = said
+    assert sentence.startswith("version 6 could not be measured: FileNotFoundError: ")
