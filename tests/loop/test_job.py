@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.loop.support import Outcome, Runs, until
 
@@ -114,3 +115,28 @@ def test_a_submitted_job_leaves_its_run_directory(head: Head, runs: Runs) -> Non
     assert outcome.summary["ledger"] == {"admitted": 8, "trained": 8, "rejected": 0, "in_flight": 0}
     assert outcome.weights()
     assert (outcome.path / "report.html").exists()
+
+
+def test_a_sweep_on_a_remote_cluster_is_a_job_of_it(head: Head, runs: Runs) -> None:
+    base = runs.tree("base", scoring={"cpus": 1})
+    tree = {
+        "name": "remote",
+        "directory": str(runs.folder),
+        "base": {key: value for key, value in base.items() if key not in ("name", "directory")},
+        "space": {"learner.learning_rate": {"values": [1e-4, 1e-3]}},
+    }
+    file = runs.folder / "remote.yaml"
+    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-m", "workflows.sweep", "--config", str(file), "--dry-run", "--address", head.dashboard],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    # Four CPUs hold one trial of three.
+    assert "trials: 2, at once (max_concurrent_trials): 1" in result.stdout
+    assert not (runs.folder / "remote").exists()

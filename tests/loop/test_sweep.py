@@ -1,0 +1,116 @@
+"""A sweep of real runs: interrupted, it leaves a table; started again, it goes on; nothing of a trial stays behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import yaml
+
+from tests.loop.support import Outcome, Runs, until
+from workflows.sweep.__main__ import main
+from workflows.sweep.config import METRICS, load_sweep, trial_config
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+CPUS = 0.25
+"""Of a learner here and nowhere else, so that its placement groups are told from those of other runs."""
+
+
+def placement_groups() -> list[str]:
+    """States of the sweep's placement groups: those of its learners and of its trials."""
+    own = ({"CPU": CPUS}, {"memory": 1.0})
+    table = ray.util.placement_group_table().values()
+    return [group["state"] for group in table if any(bundle in own for bundle in group["bundles"].values())]
+
+
+def rows(folder: Path) -> dict[str, dict[str, Any]]:
+    table = folder / "trials.parquet"
+    return {row["trial"]: row for row in pq.read_table(table).to_pylist()} if table.exists() else {}
+
+
+@pytest.fixture(scope="module")
+def sweep(runs: Runs) -> Path:
+    """The configuration of a sweep of three trials.
+
+    The first finds its run directory taken. The last hardly moves the policy, which is what the scheduler looks at.
+    """
+    base = runs.tree("base", loop={"steps": 4}, learner={"cpus": CPUS}, evaluation={"every": 2, "prompts": 4})
+    tree = {
+        "name": "sweep",
+        "directory": str(runs.folder),
+        "base": {key: value for key, value in base.items() if key not in ("name", "directory")},
+        "space": {"learner.learning_rate": {"values": [1e-4, 1e-2, 1e-9]}},
+        "scheduler": {"name": "asha", "grace": 0.5, "reduction": 2},
+        "metrics": [{"metric": "kl", "mode": "max"}],
+        "max_concurrent_trials": 1,
+    }
+    taken = runs.folder / "sweep" / "trials" / "trial-0000"
+    taken.mkdir(parents=True)
+    (taken / "config.yaml").write_text(yaml.safe_dump({"seed": 7}), encoding="utf-8")
+    path = runs.folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def interrupted(cluster: str, sweep: Path, runs: Runs) -> dict[str, dict[str, Any]]:
+    """Rows of the sweep after Ctrl-C in its second trial."""
+    command = [sys.executable, "-m", "workflows.sweep", "--config", str(sweep), "--address", cluster]
+    with (runs.folder / "sweep.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    second = runs.folder / "sweep" / "trials" / "trial-0001" / "config.yaml"
+    until(lambda: second.exists() or process.poll() is not None, 120, "the second trial")
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 1, (runs.folder / "sweep.log").read_text()
+    return rows(runs.folder / "sweep")
+
+
+def test_an_interrupted_sweep_leaves_a_table_with_what_ended_and_what_did_not(
+    interrupted: dict[str, dict[str, Any]],
+) -> None:
+    assert {name: row["status"] for name, row in interrupted.items()} == {
+        "trial-0000": "failed",
+        "trial-0001": "stopped_early",
+    }
+    assert "holds a run with another configuration" in interrupted["trial-0000"]["reason"]
+    assert interrupted["trial-0001"]["censored"]
+    assert not interrupted["trial-0000"]["censored"]
+
+
+def test_the_same_command_goes_on_and_leaves_nothing_behind(
+    interrupted: dict[str, dict[str, Any]], sweep: Path, runs: Runs
+) -> None:
+    assert main(["--config", str(sweep)]) == 0
+    found = rows(runs.folder / "sweep")
+    assert found["trial-0000"] == interrupted["trial-0000"]
+    row = found["trial-0001"]
+    config = load_sweep(sweep)
+    outcome = Outcome(config=trial_config(config, 1, 0, {"learner.learning_rate": 1e-2}), error=None, seconds=0.0)
+    assert row["status"] == "complete"
+    assert (row["learner.learning_rate"], row["seed"]) == (1e-2, 0)
+    assert row["run_directory"] == str(outcome.path)
+    assert row["win_rate"] == outcome.summary["win_rate"]["mean"]
+    assert row["history.version"] == [2.0, 4.0]
+    assert row["history.tokens"][-1] == row["tokens"]
+    assert row["history.win_rate"][-1] == row["win_rate"]
+    steps = outcome.metrics("step")
+    assert row["tokens"] == sum(step["batch_trained_tokens"] for step in steps)
+    assert all(row[name] is not None for name in METRICS)
+    command = json.loads((outcome.path / "environment.json").read_text())["command"]
+    assert command == f"python -m workflows.align --config {outcome.path}/config.yaml"
+    stopped = found["trial-0002"]
+    assert (stopped["status"], stopped["reason"]) == ("stopped_early", "stopped by the scheduler")
+    assert stopped["censored"]
+    assert stopped["history.kl"][0] < row["history.kl"][0]
+    assert not (Path(stopped["run_directory"]) / "policy").exists()
+    states = placement_groups()
+    assert states
+    until(lambda: set(placement_groups()) == {"REMOVED"}, 20, "the sweep's placement groups to be removed")
