@@ -1,1 +1,1 @@
-"""Serving an aligned policy over HTTP with Ray Serve. Nothing is here yet; README.md holds the contract."""
+"""Aligned policies over HTTP: Ray Serve, vLLM and a choice among candidates. README.md holds the contract."""

@@ -1,0 +1,136 @@
+"""An aligned policy behind HTTP: `python -m serving --policy runs/demo/policy`."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from ray import serve
+from rich.console import Console
+
+from actors.models import ModelError
+from actors.scorer import ScorerError
+from serving.app import application, settings_of
+from serving.keys import KeyFileError
+from serving.settings import Release, Settings, policy_folder
+
+APPLICATION = "nashloop"
+POLL_SECONDS = 1.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    console = Console()
+    try:
+        settings = settings_of(_given(arguments))
+        run(settings, arguments.host, arguments.port, arguments.address)
+    except (ValueError, ModelError, KeyFileError, ScorerError, OSError, RuntimeError) as error:
+        Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", highlight=False, markup=False)
+        return 1
+    if settings.without_keys:
+        console.print("warning: without keys anyone who reaches the port may use the service", style="yellow")
+    url = f"http://{arguments.host}:{arguments.port}/v1"
+    console.print(f"serving {settings.policy} as {settings.name!r} at {url}", highlight=False, markup=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _follow(settings, arguments, console)
+    except KeyboardInterrupt:
+        serve.shutdown()
+    return 0
+
+
+def run(settings: Settings, host: str, port: int, address: str | None = None) -> None:
+    """Start the service, or tell the running one its release, and wait until it answers."""
+    if not ray.is_initialized():
+        local = address in (None, "local")
+        ray.init(address=address, include_dashboard=False if local else None, log_to_driver=False)
+    serve.start(http_options={"host": host, "port": port, "request_timeout_s": settings.limits.deadline + 30.0})
+    serve.run(application(settings), name=APPLICATION, route_prefix="/")
+
+
+def _follow(settings: Settings, arguments: argparse.Namespace, console: Console) -> None:
+    """Release what the policy's name stands for, whenever that has changed and is complete."""
+    served = seen = contents(arguments.policy)
+    while True:
+        time.sleep(POLL_SECONDS)
+        found = contents(arguments.policy)
+        # Two equal looks in a row: nobody is writing any more.
+        if arguments.follow and found and found == seen != served:
+            version = settings.served.version + 1
+            release = Release(policy=found[0], version=version, preference=settings.preference)
+            settings, served = settings.model_copy(update={"release": release}), found
+            console.print(f"version {version}: {found[0]}", highlight=False, markup=False)
+            try:
+                run(settings, arguments.host, arguments.port)
+            except RuntimeError as error:
+                # What is served goes on; the next change is another try.
+                console.print(f"version {version} failed: {error}", style="red", highlight=False, markup=False)
+        seen = found
+
+
+def contents(name: str) -> tuple[str, ...]:
+    """What a policy's name stands for now: its folder, with time and size of every file; empty if it is gone."""
+    folder = Path(policy_folder(name)).expanduser().resolve()
+    try:
+        files = sorted((file.name, file.stat()) for file in folder.iterdir())
+    except OSError:
+        return ()
+    return str(folder), *(f"{name} {found.st_mtime_ns} {found.st_size}" for name, found in files)
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    given: dict[str, Any] = {"policy": arguments.policy, "without_keys": arguments.without_keys}
+    given["scorers"] = dict(_objective(entry) for entry in arguments.scorer)
+    for name in ("name", "judge", "template", "keys"):
+        if (value := getattr(arguments, name)) is not None:
+            given[name] = value
+    for entry in arguments.set:
+        path, _, value = entry.partition("=")
+        *parents, last = path.split(".")
+        inner = given
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = yaml.safe_load(value)
+    return given
+
+
+def _objective(entry: str) -> tuple[str, str]:
+    name, equals, scorer = entry.partition("=")
+    if not equals:
+        raise ValueError(f"--scorer {entry!r} is not of the form objective=module:function or objective=folder#head")
+    return name, scorer
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    parser.add_argument("--policy", required=True, help="model folder, or the run directory that holds it")
+    parser.add_argument("--name", help="model name that clients use (default: policy)")
+    parser.add_argument(
+        "--scorer",
+        action="append",
+        default=[],
+        metavar="OBJECTIVE=SCORER",
+        help="module:function, called with prompt and answer, or folder#head of a reward model; may be repeated",
+    )
+    parser.add_argument("--judge", help="module:function of a pairwise judge")
+    parser.add_argument("--template", choices=["paper", "simpo", "dpa", "steerlm"], help="how a direction is told")
+    parser.add_argument("--keys", help="file with the lines that `python -m serving.keys NAME` makes")
+    parser.add_argument("--without-keys", action="store_true", help="let anyone in who reaches the port")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="for example limits.deadline=30"
+    )
+    parser.add_argument("--follow", action="store_true", help="serve what comes to be in the folder, or under a link")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--address", help="an existing Ray cluster")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

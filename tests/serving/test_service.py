@@ -1,0 +1,303 @@
+"""The whole service as a person starts it: Ray Serve, vLLM and a tiny policy, through OpenAI's own client.
+
+One service for all of these tests, in processes of its own; they run in order, and each leaves it answering.
+"""
+
+import asyncio
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from serving.keys import make_key
+from tests.tiny import make_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+KEY, LINE = make_key("tests")
+RUNNING = 24
+TEXT = [{"role": "user", "content": "Say something."}]
+LONG = [{"role": "user", "content": "x" * 400}]
+SELECTION = {"method": "rps", "k": 3, "return_candidates": True}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A running service: its address, the link that names its policy, and its first process."""
+
+    url: str
+    link: Path
+    process: int
+
+    def get(self, path: str) -> httpx.Response:
+        """A request with the key."""
+        return httpx.get(self.url + path, headers={"authorization": f"Bearer {KEY}"}, timeout=30)
+
+    def status(self) -> dict[str, Any]:
+        """What `/ready` says; until the application is there, Serve itself answers, and not in JSON."""
+        try:
+            found: dict[str, Any] = self.get("/ready").json()
+        except (httpx.HTTPError, ValueError):
+            return {"ready": False}
+        return found
+
+    def wait(self, until: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
+        """The status once it is so."""
+        deadline = time.monotonic() + seconds
+        while not until(found := self.status()):
+            assert time.monotonic() < deadline, f"after {seconds} s the service says {found}"
+            time.sleep(0.2)
+        return found
+
+    def point_to(self, folder: Path) -> None:
+        """Let the policy's name stand for another folder, at once."""
+        new = self.link.with_name("next")
+        new.symlink_to(folder)
+        new.rename(self.link)
+
+    def client(self) -> openai.OpenAI:
+        """OpenAI's client, which tries nothing again, so that every failure shows."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("service")
+    link = folder / "policy"
+    link.symlink_to(make_model(folder / "first", seed=0))
+    (folder / "keys").write_text(LINE + "\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "serving", "--policy", str(link), "--follow", "--port", str(port)]
+    command += ["--keys", str(folder / "keys"), "--judge", "tests.serving.scorers:longer"]
+    command += ["--scorer", "warmth=tests.serving.scorers:warmth", "--scorer", "verbosity=tests.serving.scorers:length"]
+    for setting in ("dtype=float32", "context=256", "kv_cache_gib=0.1"):
+        command += ["--set", f"engine.{setting}"]
+    command += ["--set", f"limits.running={RUNNING}", "--address", "local"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    running = Running(url=f"http://127.0.0.1:{port}", link=link, process=process.pid)
+    try:
+        running.wait(lambda found: found["ready"] or process.poll() is not None, 280)
+        assert process.poll() is None, (folder / "log").read_text()
+        yield running
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def test_openais_client_works_unchanged(service: Running) -> None:
+    client = service.client()
+    assert [model.id for model in client.models.list()] == ["policy"]
+    chat = client.chat.completions.create(model="policy", messages=TEXT, max_tokens=12, seed=3)  # type: ignore[arg-type]
+    assert chat.usage is not None
+    assert chat.usage.completion_tokens <= 12
+    assert chat.system_fingerprint == "policy-0"
+    assert not hasattr(chat, "nashloop")
+    text = client.completions.create(model="policy", prompt=["one", "two"], max_tokens=4)
+    assert [choice.index for choice in text.choices] == [0, 1]
+
+
+def test_every_example_of_the_documents_runs(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASHLOOP_KEY", KEY)
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text("utf-8")
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert len(examples) >= 3
+    shared: dict[str, Any] = {}
+    for example in examples:
+        exec(example.replace("http://127.0.0.1:8000", service.url), shared)
+
+
+def test_a_stream_says_the_same_and_names_its_version(service: Running) -> None:
+    client = service.client()
+    given: dict[str, Any] = {"model": "policy", "messages": TEXT, "max_tokens": 20, "seed": 5}
+    whole = client.chat.completions.create(**given)
+    raw = client.chat.completions.with_raw_response.create(**given, stream=True)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in raw.parse()]
+    assert len(pieces) > 2
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert raw.headers["x-nashloop-version"] == "0"
+
+
+def test_selection_returns_the_best_candidate(service: Running) -> None:
+    given: dict[str, Any] = {"model": "policy", "messages": TEXT, "max_tokens": 12, "n": 2}
+    extra = {"selection": SELECTION, "preference": {"warmth": 1, "verbosity": 0.5}}
+    first, again = (service.client().chat.completions.create(**given, extra_body=extra) for _ in range(2))
+    report: dict[str, Any] = first.model_extra["nashloop"] if first.model_extra else {}
+    scored = sorted((c for c in report["candidates"] if "score" in c), key=lambda c: -c["score"])
+    assert [choice.message.content for choice in first.choices] == [c["text"] for c in scored[:2]]
+    assert report["version"] == 0
+    assert len({candidate["text"] for candidate in report["candidates"]}) > 1
+    assert [choice.message.content for choice in again.choices] == [c.message.content for c in first.choices]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"model": "policy", "messages": LONG}, 400),
+        ({"model": "other", "messages": TEXT}, 404),
+        ({"model": "policy", "messages": TEXT, "temperature": -1}, 400),
+        ({"model": "policy", "messages": TEXT, "logprobs": True, "top_logprobs": 100}, 400),
+        ({"model": "policy", "messages": LONG, "preference": 10, "selection": SELECTION}, 400),
+    ],
+)
+def test_what_vllm_refuses_is_refused_in_openais_shape(service: Running, body: dict[str, Any], status: int) -> None:
+    answer = httpx.post(
+        f"{service.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {KEY}"}, timeout=30
+    )
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["message"]
+
+
+def test_a_wrong_key_is_an_authentication_error(service: Running) -> None:
+    client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="wrong", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        client.models.list()
+
+
+def test_generation_ends_when_the_client_leaves(service: Running) -> None:
+    given: dict[str, Any] = {"model": "policy", "messages": TEXT, "max_tokens": 200, "extra_body": {"ignore_eos": True}}
+    stream = service.client().chat.completions.create(**given, stream=True)
+    next(iter(stream))
+    stream.close()
+    service.wait(lambda found: found["running"] == 0, 10)
+
+
+async def load(service: Running, clients: int, work: Callable[[httpx.AsyncClient, int], Any]) -> list[Any]:
+    """What `work` returns for each of so many clients at once."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    limits = httpx.Limits(max_connections=clients)
+    async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=90, limits=limits) as asking:
+        return list(await asyncio.gather(*(work(asking, i) for i in range(clients))))
+
+
+def body(number: int, **more: Any) -> dict[str, Any]:
+    """A greedy request whose answer follows from the number and the weights."""
+    message = {"role": "user", "content": f"Number {number}."}
+    return {"model": "policy", "messages": [message], "max_tokens": 16, "temperature": 0} | more
+
+
+def test_many_clients_lose_nothing_and_too_many_are_shed(service: Running) -> None:
+    async def ask(asking: httpx.AsyncClient, number: int) -> tuple[int, int, Any]:
+        answer = await asking.post("/v1/chat/completions", json=body(number % 10))
+        found = answer.json()
+        return (
+            number % 10,
+            answer.status_code,
+            found["choices"][0]["message"]["content"] if answer.is_success else answer,
+        )
+
+    alone = {number: text for number, _, text in asyncio.run(load(service, 10, ask))}
+    found = asyncio.run(load(service, 200, ask))
+    assert {status for _, status, _ in found} <= {200, 503}
+    assert all(text == alone[number] for number, status, text in found if status == 200)
+    shed = [answer for _, status, answer in found if status == 503]
+    assert shed, f"200 requests at once are more than the {RUNNING} that may run"
+    assert all("retry-after" in answer.headers for answer in shed)
+    assert asyncio.run(load(service, 10, ask)) == [(number, 200, text) for number, text in alone.items()]
+
+
+def test_the_version_changes_under_load_without_a_failed_or_mixed_answer(service: Running) -> None:
+    second = make_model(service.link.parent / "second", seed=1)
+    seen: list[tuple[int, str, str, str]] = []
+    until = [time.monotonic() + 120.0]
+
+    async def ask(asking: httpx.AsyncClient, number: int) -> None:
+        while time.monotonic() < until[0]:
+            answer = await asking.post("/v1/chat/completions", json=body(number))
+            assert answer.status_code == 200, answer.text
+            version, found = answer.headers["x-nashloop-version"], answer.json()
+            seen.append((number, version, found["system_fingerprint"], found["choices"][0]["message"]["content"]))
+            if version == "1" and until[0] > time.monotonic() + 2.0:
+                until[0] = time.monotonic() + 1.0
+
+    service.point_to(second)
+    asyncio.run(load(service, 6, ask))
+    assert {version for _, version, _, _ in seen} == {"0", "1"}
+    assert all(fingerprint == f"policy-{version}" for _, version, fingerprint, _ in seen)
+    answers = {(number, version): text for number, version, _, text in seen}
+    assert all(text == answers[number, version] for number, version, _, text in seen), "an answer mixes versions"
+    assert any(answers[number, "0"] != answers[number, "1"] for number in range(6))
+
+
+def ask_once(service: Running, number: int = 0) -> tuple[str, str]:
+    """Version and text of one answer."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    answer = httpx.post(f"{service.url}/v1/chat/completions", json=body(number), headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-nashloop-version"], answer.json()["choices"][0]["message"]["content"]
+
+
+def test_a_policy_that_fails_its_proof_is_rolled_back(service: Running) -> None:
+    """Weights that are no numbers arrive bit for bit, but their canaries agree with nothing."""
+    before = ask_once(service)
+    folder = service.link.parent / "broken"
+    shutil.copytree(service.link.parent / "second", folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    model.save_pretrained(folder)
+    service.point_to(folder)
+    found = service.wait(lambda found: bool(found["ready"] and found["refused"]), 40)
+    assert "canary log-probabilities differ" in found["refused"]
+    assert found["version"] == 1
+    assert ask_once(service) == before
+
+
+def test_an_incomplete_policy_is_refused(service: Running) -> None:
+    folder = service.link.parent / "incomplete"
+    shutil.copytree(service.link.parent / "second", folder)
+    (folder / "model.safetensors").unlink()
+    service.point_to(folder)
+    found = service.wait(lambda found: bool(found["ready"] and "lacks weights" in (found["refused"] or "")), 20)
+    assert found["version"] == 1
+    service.point_to(service.link.parent / "second")
+    service.wait(lambda found: bool(found["ready"] and found["refused"] is None), 20)
+
+
+def test_a_killed_replica_comes_back_and_no_request_hangs(service: Running) -> None:
+    async def ask(asking: httpx.AsyncClient, number: int) -> int:
+        answer = await asking.post("/v1/chat/completions", json=body(number, max_tokens=200, ignore_eos=True))
+        if not answer.is_success:
+            assert answer.json()["error"]["message"], "a failure is an error, not a broken connection"
+        return answer.status_code
+
+    async def kill_while_asking() -> list[int]:
+        asking = asyncio.create_task(load(service, 8, ask))
+        await asyncio.sleep(0.15)
+        replicas = [child for child in psutil.Process(service.process).children(recursive=True) if is_policy(child)]
+        assert replicas, "no replica of the policy was found"
+        for replica in replicas:
+            replica.kill()
+        return await asking
+
+    assert set(asyncio.run(kill_while_asking())) <= {200, 503}
+    service.wait(lambda found: bool(found["ready"]), 120)
+    assert ask_once(service)[1]
+
+
+def is_policy(process: psutil.Process) -> bool:
+    """Whether a process is a replica of the policy."""
+    try:
+        return json.dumps(process.cmdline()).count("ServeReplica:nashloop:Policy") > 0
+    except psutil.Error:
+        return False
