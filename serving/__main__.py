@@ -1,6 +1,7 @@
 """An aligned policy behind HTTP: `python -m serving --policy runs/demo/policy`."""
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(settings: Settings, host: str, port: int, address: str | None = None) -> None:
     """Start the service, or tell the running one its release, and wait until it answers."""
     if not ray.is_initialized():
+        # Serve kills an HTTP proxy that has not come up within five seconds, which are few on a busy machine.
+        os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
         local = address in (None, "local")
         ray.init(address=address, include_dashboard=False if local else None, log_to_driver=False)
     serve.start(http_options={"host": host, "port": port, "request_timeout_s": settings.limits.deadline + 30.0})

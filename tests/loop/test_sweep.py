@@ -42,7 +42,14 @@ def sweep(runs: Runs) -> Path:
 
     The first finds its run directory taken. The last hardly moves the policy, which is what the scheduler looks at.
     """
-    base = runs.tree("base", loop={"steps": 4}, learner={"cpus": CPUS}, evaluation={"every": 2, "prompts": 4})
+    # Slow judges: the scheduler needs time to stop a run between its first evaluation and its end.
+    base = runs.tree(
+        "base",
+        loop={"steps": 8},
+        scoring={"panel": ["tests.judges:slow_ascii_share"]},
+        learner={"cpus": CPUS},
+        evaluation={"every": 4, "prompts": 4},
+    )
     tree = {
         "name": "sweep",
         "directory": str(runs.folder),
@@ -67,9 +74,9 @@ def interrupted(cluster: str, sweep: Path, runs: Runs) -> dict[str, dict[str, An
     with (runs.folder / "sweep.log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     second = runs.folder / "sweep" / "trials" / "trial-0001" / "config.yaml"
-    until(lambda: second.exists() or process.poll() is not None, 120, "the second trial")
+    until(lambda: second.exists() or process.poll() is not None, 300, "the second trial")
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait(timeout=60) == 1, (runs.folder / "sweep.log").read_text()
+    assert process.wait(timeout=180) == 1, (runs.folder / "sweep.log").read_text()
     return rows(runs.folder / "sweep")
 
 
@@ -98,7 +105,7 @@ def test_the_same_command_goes_on_and_leaves_nothing_behind(
     assert (row["learner.learning_rate"], row["seed"]) == (1e-2, 0)
     assert row["run_directory"] == str(outcome.path)
     assert row["win_rate"] == outcome.summary["win_rate"]["mean"]
-    assert row["history.version"] == [2.0, 4.0]
+    assert row["history.version"] == [4.0, 8.0]
     assert row["history.tokens"][-1] == row["tokens"]
     assert row["history.win_rate"][-1] == row["win_rate"]
     steps = outcome.metrics("step")
