@@ -30,6 +30,13 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+def half_way(path: Path) -> bool:
+    """Whether a run has trained three versions, and Ray Train knows of a checkpoint, which it does after a moment."""
+    registered = path / "checkpoints" / "checkpoint_manager_snapshot.json"
+    known = registered.exists() and "version-" in registered.read_text()
+    return known and len(read_lines(path / "metrics.jsonl")) >= 3
+
+
 @pytest.fixture(scope="module")
 def second_driver(runs: Runs) -> dict[str, Any]:
     """Filled with what the fixture `killed` saw on the way."""
@@ -48,8 +55,7 @@ def killed(runs: Runs, cluster: str, second_driver: dict[str, Any]) -> Outcome:
             with pytest.raises(RunDirectoryError) as refused:
                 align(config)
             second_driver["message"] = str(refused.value)
-            versions = path / "metrics.jsonl"
-            until(lambda: len(read_lines(versions)) >= 3 or first.poll() is not None, 300, "version 3")
+            until(lambda: half_way(path) or first.poll() is not None, 300, "version 3 and a checkpoint")
             assert first.poll() is None, (runs.folder / "killed.log").read_text()
         finally:
             first.send_signal(signal.SIGKILL)
