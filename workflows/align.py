@@ -123,10 +123,9 @@ def align(
         directory.write_json("environment.json", environment())
         diagnostics = Diagnostics(config, directory.path, partial(console.print, style="yellow", markup=False))
 
-        def watched(status: dict[str, Any]) -> None:
+        def watched(status: dict[str, Any]) -> str | None:
             diagnostics(status)
-            if watch:
-                watch(status)
+            return watch(status) if watch else None
 
         result = _run_with_restarts(config, inputs, directory, console, watched)
         diagnostics.close(config.deadlines.publish)
