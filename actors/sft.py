@@ -18,7 +18,7 @@ import torch.distributed
 from pydantic import Field, model_validator
 from ray.train.torch import get_device
 
-from actors.component import Component, Share
+from actors.component import Component, Seconds, Share
 from actors.config import LearnerConfig
 from actors.models import load_tokenizer
 from actors.records import derive_seed
@@ -79,6 +79,8 @@ class SftConfig(Component):
     batch: int = Field(default=32, ge=1)
     """Conversations of one update."""
     learner: LearnerConfig = LearnerConfig(method="full", learning_rate=3e-3, schedule="cosine")
+    deadline: Seconds = 1800.0
+    """The driver's wait for the next update, the first one with its start included."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "SftConfig":

@@ -4,21 +4,17 @@ Reads the configuration, checks everything that can be checked, brings up the pl
 directory with the aligned model and a report. Run again, it resumes where it was.
 """
 
-import argparse
 import json
 import logging
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import ray
-import ray.train
 import yaml
 from ray.exceptions import RayActorError
-from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from actors.conductor import Conductor
@@ -29,8 +25,9 @@ from actors.prompts import PromptError
 from actors.scorer import Panel, ScorerError
 from actors.teacher import probe
 from actors.training import train_loop
+from workflows.command_line import config_parser
 from workflows.config import ConfigError, load_config
-from workflows.diagnostics import Diagnostics, StoppedByRule
+from workflows.diagnostics import Diagnostics
 from workflows.preflight import (
     Inputs,
     ResourceError,
@@ -43,6 +40,7 @@ from workflows.preflight import (
 from workflows.progress import RunProgress
 from workflows.report import write_report
 from workflows.run_directory import RunDirectory, RunDirectoryError, environment
+from workflows.training import RunFailed, Training, torch_trainer
 
 POLL_SECONDS = 0.5
 DRIVER_RESTARTS = 2
@@ -55,10 +53,6 @@ Watch = Callable[[dict[str, Any]], str | None]
 """Is shown every status of a run; a text that it returns ends the run, as the reason."""
 
 
-class RunFailed(RuntimeError):
-    """The run stopped before its end; what it has done so far can be resumed."""
-
-
 BAD_INPUT = (
     ConfigError,
     ModelError,
@@ -68,13 +62,12 @@ BAD_INPUT = (
     ResourceError,
     RunDirectoryError,
     RunFailed,
-    StoppedByRule,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = config_parser("align", __doc__, "configs/demo.yaml", "configuration and resources").parse_args(argv)
     console = Console()
     try:
         config = load_config(arguments.config, arguments.set)
@@ -124,8 +117,7 @@ def align(
         diagnostics = Diagnostics(config, directory.path, partial(console.print, style="yellow", markup=False))
 
         def watched(status: dict[str, Any]) -> str | None:
-            diagnostics(status)
-            return watch(status) if watch else None
+            return diagnostics(status) or (watch(status) if watch else None)
 
         result = _run_with_restarts(config, inputs, directory, console, watched)
         diagnostics.close(config.deadlines.publish)
@@ -187,7 +179,9 @@ def _run_once(
     options = ray.remote(Conductor).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy="DEFAULT")
     conductor: Any = options.remote(config, inputs.prompts, inputs.heldout, str(directory.path))
     buffer = ray.get(conductor.start.remote())
-    training = Training(_trainer(config, inputs, directory, conductor, buffer))
+    told = {"config": config, "conductor": conductor, "buffer": buffer, "canaries": inputs.canaries}
+    learner = config.learner
+    training = Training(torch_trainer(train_loop, told, learner, directory.path, learner.checkpoints_kept))
     training.start()
     try:
         with RunProgress(config.loop.steps, console) as progress:
@@ -204,69 +198,14 @@ def _run_once(
         result: dict[str, Any] = ray.get(conductor.result.remote())
         if result["failure"]:
             # Ray keeps the placement group of a trainer that is killed until the whole job ends.
-            training.wait(WORKERS_END_SECONDS)
+            training.join(WORKERS_END_SECONDS)
         else:
-            training.join(config.deadlines.publish)
+            training.finish(config.deadlines.publish, "deadlines.publish")
         ray.get(conductor.close.remote(), timeout=30)
         return result
     finally:
         ray.kill(conductor)
         ray.kill(buffer)
-
-
-class Training(threading.Thread):
-    """Ray Train's blocking `fit`, beside the driver's own waiting."""
-
-    def __init__(self, trainer: TorchTrainer) -> None:
-        super().__init__(daemon=True, name="train")
-        self._trainer = trainer
-        self.error: str | None = None
-
-    def run(self) -> None:
-        try:
-            self._trainer.fit()
-        except Exception as error:  # every failure of the learner ends the run with its message
-            self.error = f"{type(error).__name__}: {error}".strip()
-
-    def wait(self, timeout: float) -> None:
-        """Wait for the workers to end, good or bad, but not longer."""
-        super().join(timeout)
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for the workers to save the policy and end.
-
-        Raises: `RunFailed` when they do not.
-        """
-        super().join(timeout)
-        if self.is_alive():
-            raise RunFailed(f"the learner did not save the policy within {timeout:g} s (deadlines.publish)")
-        if self.error:
-            raise RunFailed(f"the learner failed at the end: {self.error}")
-
-
-def _trainer(config: AlignConfig, inputs: Inputs, directory: RunDirectory, conductor: Any, buffer: Any) -> TorchTrainer:
-    learner = config.learner
-    return TorchTrainer(
-        train_loop,
-        train_loop_config={
-            "config": config,
-            "conductor": conductor,
-            "buffer": buffer,
-            "canaries": inputs.canaries,
-            "run_directory": str(directory.path),
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=learner.workers,
-            use_gpu=bool(learner.gpus),
-            resources_per_worker={"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {}),
-        ),
-        run_config=ray.train.RunConfig(
-            name="checkpoints",
-            storage_path=str(directory.path),
-            failure_config=ray.train.FailureConfig(max_failures=learner.max_restarts),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=learner.checkpoints_kept),
-        ),
-    )
 
 
 def _summary(config: AlignConfig, result: dict[str, Any], wall_seconds: float) -> dict[str, Any]:
@@ -303,15 +242,6 @@ def _print_result(summary: dict[str, Any], config: AlignConfig, console: Console
     )
     folder = f"{config.directory}/{config.name}"
     console.print(f"model: {folder}/policy   report: {folder}/report.html", highlight=False, markup=False)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nashloop align", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file, for example configs/demo.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; repeatable")
-    parser.add_argument("--dry-run", action="store_true", help="show configuration and resources, start nothing")
-    parser.add_argument("--address", help="Ray cluster to join; otherwise RAY_ADDRESS, otherwise this machine")
-    return parser
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ directory with the model folder `policy`. Run again, it goes on where it was. Co
 written by a model of your choice first.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -14,9 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import yaml
-from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from actors.deadlines import DeadlineExceeded
@@ -24,14 +21,13 @@ from actors.models import load_tokenizer, render_prompt, require_chat_template, 
 from actors.prompts import PromptError, messages_of, read_rows
 from actors.records import Message
 from actors.sft import METRICS_FILE, Example, SftConfig, WriterConfig, sft_loop
-from workflows.align import BAD_INPUT, RunFailed, Training, connect
+from workflows.align import BAD_INPUT, connect
 from workflows.answers import Contestant, answers_of, load_questions
+from workflows.command_line import config_parser
 from workflows.config import ConfigError, load_config, override, parse_tree, read_tree
 from workflows.run_directory import RunDirectory, environment
 from workflows.small_model import make_small_model
-
-POLL_SECONDS = 0.5
-QUIET_SECONDS = 15.0
+from workflows.training import RunFailed, Training, torch_trainer
 
 Conversation = tuple[tuple[Message, ...], str]
 """A prompt and its answer."""
@@ -39,7 +35,7 @@ Conversation = tuple[tuple[Message, ...], str]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    arguments = config_parser("sft", __doc__, "configs/ladder/1m.yaml", "the configuration").parse_args(argv)
     console = Console()
     try:
         config = parse_tree(override(read_tree(arguments.config), arguments.set), SftConfig)
@@ -77,10 +73,10 @@ def sft(config: SftConfig, address: str | None = None, console: Console | None =
         folder = _start(config, conversations, directory.path)
         examples, heldout = split(encode(folder, conversations), config.data.heldout_share)
         directory.write_json("environment.json", environment())
-        training = Training(_trainer(config, folder, examples, heldout, directory.path))
-        training.start()
-        _show(training, directory.path / METRICS_FILE, config.steps, console)
-        training.join()
+        told = {"config": config, "folder": folder, "examples": examples, "heldout": heldout}
+        learner = config.learner
+        training = Training(torch_trainer(sft_loop, told, learner, directory.path, learner.checkpoints_kept))
+        training.watch(directory.path / METRICS_FILE, config.steps, config.deadline, "deadline", console)
         metrics = json.loads((directory.path / METRICS_FILE).read_text(encoding="utf-8").splitlines()[-1])
         summary = {"status": "finished", **metrics, "seed": config.seed, "wall_seconds": time.monotonic() - began}
         directory.write_json("summary.json", summary)
@@ -161,16 +157,6 @@ def split(examples: Sequence[Example], heldout_share: float) -> tuple[list[Examp
     return list(examples[: len(examples) - count]), list(examples[len(examples) - count :])
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    result = argparse.ArgumentParser(prog="nashloop sft", description=__doc__)
-    result.add_argument("--config", required=True, help="YAML file, for example configs/ladder/1m.yaml")
-    result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; repeatable")
-    result.add_argument("--dry-run", action="store_true", help="show the configuration, start nothing")
-    result.add_argument("--address", help="Ray cluster to join; otherwise RAY_ADDRESS, otherwise this machine")
-    return result
-
-
 def _start(config: SftConfig, conversations: Sequence[Conversation], directory: Path) -> str:
     """Folder or id of the model to go on from."""
     if config.make is None:
@@ -181,46 +167,6 @@ def _start(config: SftConfig, conversations: Sequence[Conversation], directory: 
         texts = [text for prompt, answer in conversations for text in (*(m["content"] for m in prompt), answer)]
         make_small_model(folder, config.make, texts, config.seed)
     return str(folder)
-
-
-def _trainer(
-    config: SftConfig, folder: str, examples: list[Example], heldout: list[Example], directory: Path
-) -> TorchTrainer:
-    learner = config.learner
-    return TorchTrainer(
-        sft_loop,
-        train_loop_config={
-            "config": config,
-            "folder": folder,
-            "examples": examples,
-            "heldout": heldout,
-            "run_directory": str(directory),
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=learner.workers,
-            use_gpu=bool(learner.gpus),
-            resources_per_worker={"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {}),
-        ),
-        run_config=ray.train.RunConfig(
-            name="checkpoints",
-            storage_path=str(directory),
-            failure_config=ray.train.FailureConfig(max_failures=learner.max_restarts),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=learner.checkpoints_kept),
-        ),
-    )
-
-
-def _show(training: Training, path: Path, steps: int, console: Console) -> None:
-    """A line now and then until the trainer ends."""
-    shown = time.monotonic()
-    while training.is_alive():
-        time.sleep(POLL_SECONDS)
-        if time.monotonic() - shown > QUIET_SECONDS and path.exists():
-            shown = time.monotonic()
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-            if lines:
-                last = json.loads(lines[-1])
-                console.print(f"step {last['step']}/{steps}: loss {last['loss']:.3f}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.loop.support import Outcome, Runs, same_weights
-from workflows.align import RunFailed, align
+from workflows.align import align
 from workflows.preflight import ResourceError
+from workflows.training import RunFailed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -51,17 +52,6 @@ def test_a_scorer_that_hangs_is_replaced(misbehaving: Outcome) -> None:
     lost = [event["group"] for event in misbehaving.succeeded().events("rejected") if event["reason"] == "scorer_lost"]
     assert misbehaving.summary["restarts"]["scorers"] == 2 * len(lost), "each such group is tried twice"
     assert len(misbehaving.events("reissued")) == 2 * len(lost)
-
-
-def test_too_many_rejections_stop_the_run(refusing: Outcome) -> None:
-    assert isinstance(refusing.error, RunFailed)
-    message = str(refusing.error)
-    assert "scoring.max_rejected_share" in message
-    assert "{'scorer_error':" in message
-    assert "ValueError: this judge refuses" in message
-    ledger = refusing.summary["ledger"]
-    assert ledger["rejected"] > 0
-    assert ledger["admitted"] == ledger["trained"] + ledger["rejected"] + ledger["in_flight"]
 
 
 def test_a_cluster_that_is_too_small_is_refused_at_once(runs: Runs) -> None:

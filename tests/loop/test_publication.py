@@ -12,7 +12,7 @@ from actors.policy import Policy
 from actors.publication import Publication, PublicationError, serialise
 from tests.loop.support import Outcome, Runs
 from tests.tiny import make_model
-from workflows.align import RunFailed
+from workflows.training import RunFailed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from tests.loop.support import Outcome, Runs, read_lines, same_weights, until
-from workflows.align import RunFailed, align
+from workflows.align import align
 from workflows.run_directory import RunDirectory, RunDirectoryError
+from workflows.training import RunFailed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -22,13 +22,13 @@ from actors.preference_data import Comparison, PreferenceDataError, Rating
 from actors.records import SCHEMA, to_arrow
 from algorithms.calibration import calibration
 from tests.examples import candidate, group
-from workflows.align import RunFailed, Training
 from workflows.config import parse_tree, read_tree
 from workflows.preference_model import labelling
-from workflows.preference_model.__main__ import main, watch
+from workflows.preference_model.__main__ import main
 from workflows.preference_model.card import card, reliability, write_card
 from workflows.preference_model.evaluation import comparison_figures, rating_figures
 from workflows.preference_model.inputs import check_inputs
+from workflows.training import RunFailed, Training
 
 ASKED = ({"role": "user", "content": "Why?"},)
 ABOUT = {"commit": "abc", "command": "python -m workflows.preference_model"}
@@ -203,7 +203,29 @@ def test_judges_label_what_a_run_wrote(tmp_path: Path, capsys: pytest.CaptureFix
         assert row["votes"] == ["first" if row["first"] == "so it is" else "second"]
     assert "3 comparisons from 3 groups" in " ".join(capsys.readouterr().out.split())
     assert labelling.main([str(tmp_path / "none"), *arguments[1:]]) == 1
-    assert "holds no experience" in " ".join(capsys.readouterr().err.split())
+    assert "holds no answers" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_share_of_the_votes_is_reversed_and_the_same_ones_each_time(tmp_path: Path) -> None:
+    candidates = tuple(candidate([1], text="x" * length) for length in range(1, 21))
+    groups = [replace(group(index, [1], [[1]] * 20), candidates=candidates) for index in range(10)]
+    pq.write_table(pa.Table.from_batches([to_arrow(groups)], SCHEMA), tmp_path / "answers.parquet")
+
+    def labelled(*options: str) -> list[dict[str, Any]]:
+        output = tmp_path / "pairs.jsonl"
+        command = [str(tmp_path / "answers.parquet"), "--judges", "tests.scripted_judges:longer", "--pairs", "190"]
+        assert labelling.main([*command, *options, "--output", str(output)]) == 0
+        return [json.loads(line) for line in output.read_text().splitlines()]
+
+    def wrong(rows: list[dict[str, Any]]) -> list[bool]:
+        return [(row["votes"] == ["first"]) != (len(row["first"]) > len(row["second"])) for row in rows]
+
+    clean, noisy = labelled(), labelled("--flips", "0.25")
+    assert len(clean) == 1900
+    assert not any(wrong(clean))
+    assert sum(wrong(noisy)) / 1900 == pytest.approx(0.25, abs=0.04)  # four standard errors
+    assert noisy == labelled("--flips", "0.25")
+    assert wrong(noisy) != wrong(labelled("--flips", "0.25", "--seed", "1"))
 
 
 class Stuck:
@@ -215,11 +237,10 @@ class Stuck:
 
 def test_a_training_that_stands_still_is_given_up(tmp_path: Path) -> None:
     training, shown = Training(cast(TorchTrainer, Stuck())), io.StringIO()
-    training.start()
     (tmp_path / "metrics.jsonl").write_text('{"loss": 0.69, "accuracy": null, "seconds": 2.0}\n')
     with pytest.raises(RunFailed, match=r"waited 0.1 s for the update after number 1 \(training.deadline\)"):
-        watch(training, tmp_path / "metrics.jsonl", 10, 0.1, Console(file=shown, width=99))
-    assert shown.getvalue() == "update 1/10 | loss 0.690 | 2.00 s an update\n"
+        training.watch(tmp_path / "metrics.jsonl", 10, 0.1, "training.deadline", Console(file=shown, width=99))
+    assert shown.getvalue() == "update 1/10 | loss 0.690\n"
 
 
 def test_the_ready_configuration_is_complete() -> None:

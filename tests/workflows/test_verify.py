@@ -15,7 +15,7 @@ from actors.models import load_tokenizer, render_prompt
 from actors.scorer import load_judge
 from algorithms.games import FloatArray, average_policy, create, regularised_equilibrium
 from algorithms.objective import OBJECTIVES, PairLogProbs, build_objective
-from workflows.align import RunFailed
+from workflows.training import RunFailed
 from workflows.verify.__main__ import main
 from workflows.verify.game import Match, answer_name, context_name, prepare
 from workflows.verify.measurement import curve, exact_policies, interval, stable_delay, step_size

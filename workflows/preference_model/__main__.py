@@ -4,8 +4,6 @@ Reads the configuration, checks the data, trains every member with Ray Train, me
 leaves folders that `from_pretrained` and our scorers load, with a model card each. Run again, it resumes.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -14,33 +12,31 @@ from typing import Any
 
 import numpy as np
 import ray
-import ray.train
 import yaml
 from ray.exceptions import GetTimeoutError
-from ray.train.torch import TorchTrainer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from actors.models import ModelError
 from actors.preference_config import PreferenceModelConfig
 from actors.preference_training import METRICS_FILE, steps_of, train_loop
 from actors.prompts import PromptError
-from workflows.align import RunFailed, Training, connect
+from workflows.align import connect
+from workflows.command_line import config_parser
 from workflows.config import ConfigError, override, parse_tree, read_tree
 from workflows.preference_model.card import write_card
 from workflows.preference_model.evaluation import comparison_figures, predict, rating_figures
 from workflows.preference_model.inputs import Inputs, check_inputs
 from workflows.preflight import Demand, ResourceError, demand_table, shortage, supply
-from workflows.progress import QUIET_SECONDS
 from workflows.run_directory import RunDirectory, RunDirectoryError, environment
+from workflows.training import RunFailed, Training, torch_trainer
 
-POLL_SECONDS = 0.5
 BAD_INPUT = (ConfigError, ModelError, PromptError, ResourceError, RunDirectoryError, RunFailed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    shown = "configuration, data and resources"
+    arguments = config_parser("preference-model", __doc__, "configs/preference_model.yaml", shown).parse_args(argv)
     console = Console()
     try:
         config = parse_tree(override(read_tree(arguments.config), arguments.set), PreferenceModelConfig)
@@ -106,62 +102,10 @@ def train(config: PreferenceModelConfig, address: str | None = None, console: Co
 
 def _train(config: PreferenceModelConfig, inputs: Inputs, directory: Path, console: Console) -> None:
     options = config.training
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={
-            "config": config,
-            "records": ray.put(list(inputs.train)),
-            "run_directory": str(directory),
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=options.workers,
-            use_gpu=bool(options.gpus),
-            resources_per_worker={"CPU": options.cpus} | ({"GPU": options.gpus} if options.gpus else {}),
-        ),
-        run_config=ray.train.RunConfig(
-            name="checkpoints",
-            storage_path=str(directory),
-            failure_config=ray.train.FailureConfig(max_failures=options.max_restarts),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-        ),
-    )
-    training = Training(trainer)
-    training.start()
+    told = {"config": config, "records": ray.put(list(inputs.train))}
+    training = Training(torch_trainer(train_loop, told, options, directory, checkpoints_kept=1))
     total = config.members * steps_of(config, len(inputs.train))
-    watch(training, directory / METRICS_FILE, total, options.deadline, console)
-    training.join(options.deadline)
-
-
-def watch(training: Training, metrics: Path, total: int, deadline: float, console: Console) -> None:
-    """Show updates as they come, until training ends.
-
-    Raises: `RunFailed` when none comes within the deadline.
-    """
-    columns = (TextColumn("training"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
-    done, seen, told = -1, time.monotonic(), 0.0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("training", total=total)
-        while training.is_alive():
-            lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-            if len(lines) != done:
-                done, seen = len(lines), time.monotonic()
-                progress.update(task, completed=done)
-                if not console.is_terminal and seen - told > QUIET_SECONDS:
-                    told = seen
-                    console.print(_described(lines, total), highlight=False)
-            if time.monotonic() - seen > deadline:
-                raise RunFailed(f"waited {deadline:g} s for the update after number {done} (training.deadline)")
-            time.sleep(POLL_SECONDS)
-
-
-def _described(lines: Sequence[str], total: int) -> str:
-    """One line for people."""
-    text = f"update {len(lines)}/{total}"
-    if not lines or not lines[-1].endswith("}"):
-        return text
-    latest = json.loads(lines[-1])
-    accuracy = "" if latest["accuracy"] is None else f" | accuracy {latest['accuracy']:.2f}"
-    return f"{text} | loss {latest['loss']:.3f}{accuracy} | {latest['seconds']:.2f} s an update"
+    training.watch(directory / METRICS_FILE, total, options.deadline, "training.deadline", console)
 
 
 def _evaluated(config: PreferenceModelConfig, inputs: Inputs, directory: Path, console: Console) -> dict[str, Any]:
@@ -205,15 +149,6 @@ def _headline(figures: dict[str, Any]) -> str:
         f"accuracy {found['share']:.3f} (95% interval {found['low']:.3f} to {found['high']:.3f}) on {found['n']} "
         f"held-out comparisons ({baselines}); calibration error {figures['calibration']['error']:.3f}"
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nashloop preference-model", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file, for example configs/preference_model.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; repeatable")
-    parser.add_argument("--dry-run", action="store_true", help="show configuration, data and resources, start nothing")
-    parser.add_argument("--address", help="Ray cluster to join; otherwise RAY_ADDRESS, otherwise this machine")
-    return parser
 
 
 if __name__ == "__main__":

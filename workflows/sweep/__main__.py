@@ -17,6 +17,7 @@ from rich.console import Console
 
 from actors.config import AlignConfig
 from workflows.align import BAD_INPUT, connect
+from workflows.command_line import config_parser
 from workflows.config import ConfigError
 from workflows.preflight import ResourceError, check_inputs, demand_table, demands, shortage, supply
 from workflows.run_directory import RunDirectory
@@ -128,13 +129,9 @@ def concurrency(config: SweepConfig) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    result = argparse.ArgumentParser(prog="nashloop sweep", description=__doc__)
-    result.add_argument("--config", required=True, help="YAML file, for example configs/sweep.yaml")
-    result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; repeatable")
-    result.add_argument("--dry-run", action="store_true", help="show trials and resources, start nothing")
+    """The command line; the address may also be that of a cluster's jobs, http://HEAD:8265."""
+    result = config_parser("sweep", __doc__, "configs/sweep.yaml", "trials and resources")
     result.add_argument("--retry-failed", action="store_true", help="run failed trials of a resumed sweep again")
-    result.add_argument("--address", help="Ray cluster to join, or http://HEAD:8265 to run there as a job")
     return result
 
 

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from actors.config import AlignConfig
 from algorithms.games import FloatArray
-from workflows.align import RunFailed, align
+from workflows.align import align
 from workflows.run_directory import RunDirectory
+from workflows.training import RunFailed
 from workflows.verify.game import Match
 from workflows.verify.measurement import Curve, Delay, curve, stable_delay, step_size
 from workflows.verify.settings import Setting, method_of, objective_of
