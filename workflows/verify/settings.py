@@ -69,6 +69,10 @@ SETTINGS: dict[str, Setting] = {
         objective="online_ipo", options=_TOGETHER | {"win_rates": "labels"}, slope=_regression, exact="online_ipo"
     ),
     "inpo": Setting(objective="inpo", options=_TOGETHER | _INPO, slope=_constant(3.0), exact="inpo"),
+    # As many completions a group as the three-sample form, all of them in pairs.
+    "inpo_equal_data": Setting(
+        objective="inpo", options=_INPO | {"candidates": PAIRS + OPPONENTS}, slope=_constant(3.0), exact="inpo"
+    ),
     "inpo_three_sample": Setting(
         objective="inpo", options=_APART | _INPO | {"win_rates": "opponents"}, slope=_constant(3.0), exact="inpo"
     ),
