@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from actors.config import AlignConfig
 from actors.models import cache_folder, resolve_model
 from benchmarks.measure import ratios, take_turns
 from benchmarks.models import make_llama
@@ -44,12 +45,17 @@ EVALUATE_EVERY = 6
 WARM_UP = 2
 ETA = 2
 TRAINING_SECONDS = 600
+OUR_STEPS = 36
 LEARNING_RATE, BETA = 3e-4, 0.1
 
 OURS: dict[str, Any] = {
     "objective": {"options": {"candidates": 2, "beta": BETA}},
     "rollout": {"max_running": 24, "max_sequences": 64, "kv_cache_gib": 0.5},
     "scoring": {"panel": [JUDGE]},
+}
+EVALUATION = {
+    "evaluation": {"every": EVALUATE_EVERY, "prompts": HELDOUT_PROMPTS, "final_prompts": HELDOUT_PROMPTS},
+    "data": {"heldout": HELDOUT},
 }
 LEARNER = {"learning_rate": LEARNING_RATE, "betas": (0.9, 0.999), "token_budget": 1024}
 
@@ -90,7 +96,7 @@ def _rates(
     runs: list[Run] = []
 
     def run_ours(turn: int) -> float:
-        runs.append(run_loop(_config(model, lora, ours, {"seed": turn})))
+        runs.append(run_loop(config_of(model, lora, ours, {"seed": turn})))
         return steady_state(runs[-1].steps, 2 * WARM_UP, ours - ETA - 1).completions_per_second
 
     def run_theirs(turn: int) -> float:
@@ -121,9 +127,7 @@ def _times(python: Path, model: str, without_evaluation: Run) -> list[Figure]:
         python, model, True, "--steps", "1000", "--seconds", str(TRAINING_SECONDS), "--goal", str(GOAL),
         "--evaluate-every", str(EVALUATE_EVERY), "--heldout-prompts", str(HELDOUT_PROMPTS),
     )  # fmt: skip
-    evaluation = {"every": EVALUATE_EVERY, "prompts": HELDOUT_PROMPTS, "final_prompts": HELDOUT_PROMPTS}
-    changes = {"evaluation": evaluation, "data": {"heldout": HELDOUT}}
-    ours = run_loop(_config(model, True, 60, changes))
+    ours = run_loop(config_of(model, True, OUR_STEPS, EVALUATION))
     reached = first_version_reaching(ours.evaluations, GOAL)
     evaluations = [line for line in lines if line["kind"] == "evaluation"]
     their_seconds = time_to_goal(evaluations)
@@ -175,7 +179,8 @@ def _curve(evaluations: list[dict[str, Any]]) -> str:
     return " ".join(f"{line['version']}:{line['win_rate']['mean']:.2f}" for line in evaluations)
 
 
-def _config(model: str, lora: bool, steps: int, changes: dict[str, Any]) -> Any:
+def config_of(model: str, lora: bool, steps: int, changes: dict[str, Any]) -> AlignConfig:
+    """The run that is compared with TRL's."""
     method = {"method": "lora", "lora": {"rank": 16, "alpha": 32}} if lora else {"method": "full"}
     tree = {
         **OURS,
