@@ -109,8 +109,8 @@ class LearnerConfig(Component):
     token_budget: int = Field(default=2048, ge=1)
     """Tokens of one packed micro-batch; a larger single group makes a micro-batch of its own."""
     share_prompts: bool = True
-    """A prompt is computed once for all its completions, under an explicit attention mask (T x T for a micro-batch of
-    T tokens: meant for contexts of a few thousand tokens). False repeats the prompt and works with flash attention."""
+    """A prompt is computed once for all its completions, under an explicit attention mask (t x t for a group of t
+    tokens: meant for contexts of a few thousand tokens). False repeats the prompt; attention needs no mask then."""
     chunk_tokens: int = Field(default=512, ge=1)
     """Tokens whose vocabulary scores exist at once."""
     gradient_checkpointing: bool = False

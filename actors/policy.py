@@ -14,6 +14,7 @@ import torch
 
 from actors.config import AlignConfig
 from actors.models import ModelError, load_tokenizer
+from actors.packed_attention import attend_in_blocks, inputs_of
 from actors.publication import LEARNER_TOKENS, Canary
 from algorithms.layout import Layout, pack_groups
 from algorithms.logprobs import sequence_sums, token_logprobs
@@ -138,6 +139,7 @@ class Policy:
         )
         if getattr(model.config, "final_logit_softcapping", None):
             raise ModelError(f"{self._folder} caps its logits (final_logit_softcapping), which is not supported yet")
+        attend_in_blocks(model)
         return model.to(self.device)
 
     def _adapt(self) -> Any:
@@ -169,14 +171,7 @@ class Policy:
 
     def _hidden(self, model: Any, layout: Layout) -> torch.Tensor:
         """Last hidden states of a packed row, [T, d]."""
-        # Without a mask, restarting positions tell the model (and flash attention) where sequences begin.
-        shared = self._config.learner.share_prompts
-        hidden: torch.Tensor = model.base_model(
-            input_ids=layout.input_ids.to(self.device)[None],
-            position_ids=layout.positions.to(self.device)[None],
-            attention_mask=layout.attention_mask().to(self.device)[None, None] if shared else None,
-            use_cache=False,
-        ).last_hidden_state[0]
+        hidden: torch.Tensor = model.base_model(**inputs_of(model, layout, self.device)).last_hidden_state[0]
         return hidden
 
     def _token_logprobs(self, model: Any, layout: Layout, temperature: float) -> torch.Tensor:

@@ -21,6 +21,7 @@ from ray.train.torch import get_device
 from actors.component import Component, Seconds, Share
 from actors.config import LearnerConfig
 from actors.models import load_tokenizer
+from actors.packed_attention import attend_in_blocks, inputs_of
 from actors.records import derive_seed
 from algorithms.layout import Layout, pack_groups
 from algorithms.logprobs import token_logprobs
@@ -152,6 +153,7 @@ class SftWorker:
         self.tokens = 0
         """Trained tokens, answers only."""
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+        attend_in_blocks(self.model)
         self.model.to(device)
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.ndim < 2]
@@ -233,12 +235,7 @@ class SftWorker:
         """Log-probabilities of the answers' tokens, [N] float32, in nats."""
         options, device = self._config.learner, self._device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.autocast):
-            hidden = self.model.base_model(
-                input_ids=layout.input_ids.to(device)[None],
-                position_ids=layout.positions.to(device)[None],
-                attention_mask=layout.attention_mask().to(device)[None, None],
-                use_cache=False,
-            ).last_hidden_state[0]
+            hidden = self.model.base_model(**inputs_of(self.model, layout, device)).last_hidden_state[0]
             return token_logprobs(
                 hidden[layout.predictor.to(device)],
                 self.model.get_output_embeddings().weight,

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import torch
 
 
+Block = tuple[slice, torch.Tensor | None]
+"""Places of t tokens in a row, and what they may attend to, [t, t] boolean; none where it is all before them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """T tokens in a row; N of them are completion tokens, of S sequences in all."""
@@ -32,10 +36,21 @@ class Layout:
 
     def attention_mask(self) -> torch.Tensor:
         """[T, T] boolean, true where the row's token may attend to the column's."""
-        place = torch.arange(len(self.input_ids))
-        same_group = self.group[:, None] == self.group[None, :]
-        visible = (self.branch[None, :] == 0) | (self.branch[:, None] == self.branch[None, :])
-        return same_group & visible & (place[None, :] <= place[:, None])
+        mask = torch.zeros(len(self.input_ids), len(self.input_ids), dtype=torch.bool)
+        for place, block in self.blocks():
+            mask[place, place] = True if block is None else block
+        return mask.tril_()
+
+    def blocks(self) -> list[Block]:
+        """The row's groups, which never attend to each other."""
+        found: list[Block] = []
+        for length in self.group.bincount().tolist():
+            start = found[-1][0].stop if found else 0
+            place = slice(start, start + length)
+            branch = self.branch[place]
+            visible = (branch[None, :] == 0) | (branch[:, None] == branch[None, :])
+            found.append((place, None if visible.tril().equal(torch.ones_like(visible).tril()) else visible.tril()))
+        return found
 
 
 def pack_groups(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], share_prompts: bool) -> Layout:
