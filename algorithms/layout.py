@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-
 Block = tuple[slice, torch.Tensor | None]
 """Places of t tokens in a row, and what they may attend to, [t, t] boolean; none where it is all before them."""
 

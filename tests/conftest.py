@@ -4,6 +4,8 @@ import os
 
 # Before torch is imported: two processes with two threads each are far slower on two cores than with one each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One process fewer for each run: no node of a test's cluster is taken away with notice.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 import json
 from pathlib import Path

@@ -34,15 +34,11 @@ def cluster() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def faulty_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Prompts whose first word tells `tests.judges:misbehaving` what to do."""
-    folder = tmp_path_factory.mktemp("faulty")
-    words = {
-        "faulty": ["raise", "nan", "contradict", "hang", *["good"] * 19],
-        "refused": ["raise", "good"],
-    }
-    for name, kinds in words.items():
-        lines = [json.dumps({"prompt": f"{kind} {i}"}) for i, kind in enumerate(kinds)]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return {name: str(folder / f"{name}.jsonl") for name in words}
+    kinds = ["raise", "nan", "contradict", "hang", *["good"] * 19]
+    path = tmp_path_factory.mktemp("faulty") / "faulty.jsonl"
+    lines = [json.dumps({"prompt": f"{kind} {i}"}) for i, kind in enumerate(kinds)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {"faulty": str(path)}
 
 
 @pytest.fixture(scope="session")

@@ -43,8 +43,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "evaluation": {"every": 5, "prompts": 4},
     },
     "synchronous": {},
-    "frozen_synchronous": {"learner": {"learning_rate": 0}, "loop": {"steps": 10}},
-    "frozen_asynchronous": {"learner": {"learning_rate": 0}, "loop": {"steps": 10, "eta": 4}},
+    "frozen": {"learner": {"learning_rate": 0}, "loop": {"steps": 10, "eta": 4}},
     "corrupted": {"publication": {"corrupt_version": 2}},
     "two_workers": {"learner": {"workers": 2}},
     "extragradient": {
@@ -61,10 +60,6 @@ RUNS: dict[str, dict[str, Any]] = {
         "data": {"prompts": "faulty"},
         "scoring": {"panel": ["tests.judges:misbehaving"], "scorers": 2, "attempts": 2, "max_rejected_share": 0.9},
         "deadlines": {"score": 4},
-    },
-    "refusing": {
-        "data": {"prompts": "refused"},
-        "scoring": {"panel": ["tests.judges:misbehaving"], "min_finished": 4},
     },
 }
 """Runs that several tests look at, by fixture name."""

@@ -14,10 +14,14 @@ from actors.records import Group, GroupRequest, Part, from_arrow
 from actors.teacher import CALLS_FILE, create_teacher
 from tests.endpoint import serve
 from tests.examples import SAMPLING, config
-from tests.loop.support import Runs
+from tests.loop.support import Outcome, Runs
 from tests.tiny import make_tokenizer
+from workflows.training import RunFailed
 
 pytestmark = pytest.mark.slow
+
+BUDGET = 14
+"""Calls: the probe, and enough groups for a few batches of four."""
 
 
 def ask(configuration: AlignConfig, folder: Path, *requests: GroupRequest) -> list[Group]:
@@ -63,33 +67,42 @@ def test_an_endpoint_answers_until_its_budget_is_spent(cluster: str, tiny_model:
     assert raised.value.cause.name == "teacher_budget"
 
 
-def test_a_run_trains_on_answers_of_an_endpoint(runs: Runs) -> None:
+@pytest.fixture(scope="module")
+def taught(runs: Runs) -> tuple[Outcome, int]:
+    """A run with a teacher at an endpoint, whose budget ends before the run would, and the calls that were made."""
     with serve() as server:
-        teacher = {"model": "large", "endpoint": server.address, "max_calls": 100}
         options = {"candidates": 2, "teacher_candidates": 1, "iteration": 2, "replay": [0.25]}
-        objective = {"name": "dno_prct", "options": options}
-        configuration = runs.config("taught", objective=objective, loop={"steps": 4}, teacher=teacher)
-        outcome = runs.run(configuration).succeeded()
-    ledger = outcome.summary["ledger"]
-    assert ledger["trained"] == ledger["admitted"] > 0
-    for _, group in outcome.trained():
+        configuration = runs.config(
+            "taught",
+            objective={"name": "dno_prct", "options": options},
+            teacher={"model": "large", "endpoint": server.address, "max_calls": BUDGET},
+            scoring={"max_rejected_share": 0.3},
+        )
+        return runs.run(configuration), len(server.requests)
+
+
+def test_a_run_trains_on_answers_of_an_endpoint(taught: tuple[Outcome, int]) -> None:
+    outcome = taught[0]
+    trained = outcome.trained()
+    assert len(trained) >= outcome.config.loop.batch
+    for _, group in trained:
         assert [c.policy for c in group.candidates] == ["iterate", "iterate", "teacher"]
         assert group.candidates[2].text == "Light scatters."
-    # One call for each group, and the probe.
-    calls = (outcome.path / CALLS_FILE).stat().st_size
-    assert calls == len(server.requests) == ledger["admitted"] + 1
     for step in outcome.metrics("step"):
         # What the teacher leaves unknown is left out, not counted as no number.
         assert step["entropy"] > 0
 
 
-def test_a_run_whose_teacher_is_spent_says_so(runs: Runs) -> None:
-    with serve() as server:
-        teacher = {"model": "large", "endpoint": server.address, "max_calls": 5}
-        objective = {"name": "dno_prct", "options": {"candidates": 2, "teacher_candidates": 1, "replay": []}}
-        scoring = {"min_finished": 4}
-        outcome = runs.run(runs.config("spent", objective=objective, teacher=teacher, scoring=scoring))
-    assert outcome.error is not None
-    assert "teacher_budget" in str(outcome.error)
-    assert len(server.requests) == 5
-    assert outcome.events("rejected")[0]["reason"] == "teacher_budget"
+def test_a_spent_budget_rejects_groups_and_too_many_stop_the_run(taught: tuple[Outcome, int]) -> None:
+    outcome, calls = taught
+    # One call for each group, and the probe.
+    assert (outcome.path / CALLS_FILE).stat().st_size == calls == BUDGET
+    rejected = outcome.events("rejected")
+    assert {event["reason"] for event in rejected} == {"teacher_budget"}
+    assert isinstance(outcome.error, RunFailed)
+    message = str(outcome.error)
+    assert "more than the share 0.3 that scoring.max_rejected_share allows" in message
+    assert "{'teacher_budget':" in message
+    ledger = outcome.summary["ledger"]
+    assert 0 < ledger["rejected"] <= len(rejected), "what is on its way when a run stops may still fail"
+    assert ledger["admitted"] == ledger["trained"] + ledger["rejected"] + ledger["in_flight"]
