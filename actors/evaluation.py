@@ -6,6 +6,7 @@ so that a resumed run compares with the same ones.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,11 @@ class Evaluator:
         options = self._config.evaluation
         count = min(options.final_prompts if final else options.prompts, len(self._prompts))
         comparisons = await asyncio.gather(*(self._judge(i, version) for i in range(count)))
-        interval = win_rate_interval(np.array([c.probability for c in comparisons]), seed=self._config.seed)
+        outcomes = {"win_rate": [c.probability for c in comparisons]}
+        if self._config.scoring.gold:
+            outcomes["gold_win_rate"] = [c.gold for c in comparisons if c.gold is not None]
         figures = {
-            "win_rate": {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n},
+            **{name: asdict(win_rate_interval(found, seed=self._config.seed)) for name, found in outcomes.items()},
             "ties": float(np.mean([c.ties for c in comparisons])),
             "length_mean": float(np.mean([c.length for c in comparisons])),
             "judges": {j: float(np.mean([c.judges[j] for c in comparisons])) for j in comparisons[0].judges},

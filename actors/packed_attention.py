@@ -15,7 +15,7 @@ NAME = "nashloop_packed"
 
 
 def attend_in_blocks(model: Any) -> None:
-    """Make a Transformers model take `inputs_of` a packed row; one whose attention can't be exchanged stays as it is."""
+    """Let a Transformers model take `inputs_of` a packed row; one whose attention can't be exchanged stays as it is."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)

@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+GOLD = "gold (held out)"
+"""The gold scorers among the judges of a comparison."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Held-out completions of two policies, compared."""
@@ -48,6 +52,8 @@ class Comparison:
     start: str
     final: str
     """The first pair of texts, for a reader."""
+    gold: float | None = None
+    """Mean probability by the gold scorers, where there are any."""
 
 
 class Scorer:
@@ -95,21 +101,28 @@ class Scorer:
         pairs = list(zip(new.candidates, old.candidates, strict=True))
         scored = [self._panel.judged(new.messages, pair, state) for pair in pairs]
         outcomes = np.array([pair.preference[0, 1] for pair in scored])
+        judges = {name: float(np.mean([pair.members[name][0, 1] for pair in scored])) for name in self._panel.names}
+        gold = None
+        if self._panel.gold:
+            gold = float(np.mean([self._panel.gold.matrix(new.messages, pair)[0, 1] for pair in pairs]))
+            judges[GOLD] = gold
         return Comparison(
             probability=float(outcomes.mean()),
             ties=float((outcomes == 0.5).mean()),
-            judges={name: float(np.mean([pair.members[name][0, 1] for pair in scored])) for name in self._panel.names},
+            judges=judges,
             length=float(np.mean([len(candidate.token_ids) for candidate in new.candidates])),
             prompt=prompt_text(new),
             start=old.candidates[0].text,
             final=new.candidates[0].text,
+            gold=gold,
         )
 
 
 def create_scorer(name: str, config: ScoringConfig, directory: str | None = None) -> Any:
     """A scorer's actor; one that calls an endpoint has to be on the node that holds `directory`, to count its calls."""
     options: dict[str, Any] = {"num_cpus": config.cpus, "num_gpus": config.gpus}
-    judges = [entry for entry in config.panel if isinstance(entry, LanguageModelJudgeConfig)]
+    entries = (*config.panel, *config.gold)
+    judges = [entry for entry in entries if isinstance(entry, LanguageModelJudgeConfig)]
     if any(judge.endpoint for judge in judges):
         node = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
@@ -118,6 +131,6 @@ def create_scorer(name: str, config: ScoringConfig, directory: str | None = None
         from actors.rollout import vllm_environment
 
         options["runtime_env"] = {"env_vars": vllm_environment(0 if config.gpus else config.threads)}
-    elif any(isinstance(entry, ModelScorerConfig) for entry in config.panel):
+    elif any(isinstance(entry, ModelScorerConfig) for entry in entries):
         options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(config.threads)}}
     return ray.remote(Scorer).options(**options).remote(name, config, directory)

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +25,8 @@ class Run:
     evaluations: list[dict[str, Any]]
     events: list[dict[str, Any]]
     summary: dict[str, Any]
+    diagnostics: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of `diagnostics.jsonl`, where the run had any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ def configuration(model: str | Path, overrides: Mapping[str, Any]) -> AlignConfi
         "deadlines": {"generate": 600},
     }
     for component, values in overrides.items():
-        tree[component] = {**tree[component], **values} if isinstance(values, Mapping) else values
+        tree[component] = {**tree.get(component, {}), **values} if isinstance(values, Mapping) else values
     return parse_config(tree)
 
 
@@ -90,6 +92,7 @@ def run_loop(config: AlignConfig) -> Run:
             evaluations=[line for line in metrics if line["kind"] == "evaluation"],
             events=_lines(directory / "events.jsonl"),
             summary=summary,
+            diagnostics=_lines(directory / "diagnostics.jsonl"),
         )
 
 
@@ -128,4 +131,4 @@ def first_version_reaching(evaluations: Sequence[Mapping[str, Any]], goal: float
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -4,11 +4,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from actors.learner import Learner
 from actors.policy import Policy
+from actors.scorer import Panel
+from actors.scorers.config import ScoringConfig
 from actors.work import alone
 from algorithms.objective import build_objective
 from benchmarks import judges
@@ -19,7 +22,9 @@ from benchmarks.models import make_llama, vocabulary_and_merges
 from benchmarks.plain_training import PlainTrainer, all_pairs
 from benchmarks.results import Figure, markdown
 from benchmarks.runs import Run, configuration, first_version_reaching, seconds_to_version, steady_state
-from benchmarks.trl import completions_per_second, time_to_goal, training_seconds
+from benchmarks.scoring import BareLoop, cached_verdicts, classifier
+from benchmarks.scoring import make_groups as make_reward_groups
+from benchmarks.trl import EVALUATION, OUR_STEPS, completions_per_second, config_of, time_to_goal, training_seconds
 
 
 def step(seconds: float, **fields: float) -> dict[str, Any]:
@@ -125,6 +130,15 @@ def test_the_rate_of_the_other_trainer_is_that_of_its_median_step_after_warming_
     assert completions_per_second([{"kind": "log"}, *lines]) == 8.0
 
 
+def test_the_timed_run_is_the_one_whose_rate_is_measured_with_evaluations_beside(tmp_path: Path) -> None:
+    folder = str(make_llama(tmp_path / "llama", hidden=32, layers=1, vocabulary=400))
+    rated, timed = config_of(folder, True, OUR_STEPS, {"seed": 1}), config_of(folder, True, OUR_STEPS, EVALUATION)
+    assert timed.evaluation.every > 0
+    assert timed.data.heldout
+    same = {"seed": 1, "evaluation": rated.evaluation, "data": rated.data}
+    assert timed.model_copy(update=same) == rated
+
+
 def test_balancing_slows_the_faster_generation_down() -> None:
     assert next_sequences(32, generation=1.0, learning=2.0) == 16
     assert next_sequences(32, generation=2.0, learning=1.0) == 64
@@ -174,3 +188,24 @@ def test_learner_and_both_plain_loops_make_the_same_update(tmp_path: Path) -> No
         ]
         assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
     assert losses[0] < 0.6  # 0.693 before the first update
+
+
+def test_plane_and_bare_loop_give_the_same_rewards(tmp_path: Path) -> None:
+    """They are compared by speed, so they have to compute the same."""
+    folder = classifier(
+        str(make_llama(tmp_path / "body", hidden=32, layers=1, vocabulary=400)), tmp_path / "c", "float32"
+    )
+    groups = make_reward_groups(5)
+    texts = [(group.messages, candidate.text) for group in groups for candidate in group.candidates]
+    panel = Panel(ScoringConfig.model_validate({"panel": [{"model": folder}]}))
+    found = [panel.rewards(group.messages, [candidate.text for candidate in group.candidates]) for group in groups]
+    ours = np.concatenate([rewards[:, 0] for rewards in found if rewards is not None])
+    assert len(texts) == 40
+    assert ours.tolist() == pytest.approx(BareLoop(folder, "float32").score(texts), abs=1e-4)
+    assert ours.std() > 1e-3
+
+
+def test_verdicts_that_were_asked_before_call_no_endpoint(tmp_path: Path) -> None:
+    figures = {figure.name: figure for figure in cached_verdicts(tmp_path, turns=2)}
+    assert figures["calls to the endpoint for what was asked before"].values == (0.0, 0.0)
+    assert figures["calls to the endpoint for what was asked before"].met

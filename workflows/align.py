@@ -40,7 +40,7 @@ from workflows.preflight import (
 from workflows.progress import RunProgress
 from workflows.report import write_report
 from workflows.run_directory import RunDirectory, RunDirectoryError, environment
-from workflows.training import RunFailed, Training, torch_trainer
+from workflows.training import RunFailed, Training, torch_trainer, unfinished
 
 POLL_SECONDS = 0.5
 DRIVER_RESTARTS = 2
@@ -104,10 +104,7 @@ def align(
     console = console or Console()
     began = time.monotonic()
     inputs = check_inputs(config)
-    directory = RunDirectory(config).open()
-    try:
-        if directory.finished:
-            raise RunFailed(f"the run in {directory.path} is finished; choose another name (--set name=...)")
+    with unfinished(config) as directory:
         if config.teacher and config.teacher.endpoint:
             probe(config, str(directory.path))
         Panel(config.scoring, str(directory.path)).probe()
@@ -125,8 +122,6 @@ def align(
         directory.write_lines("samples.jsonl", _samples(result["comparisons"]))
         directory.write_json("summary.json", summary)
         write_report(directory.path)
-    finally:
-        directory.close()
     if result["failure"]:
         raise RunFailed(f"{result['failure']}\nThe run directory {directory.path} is whole; the same command resumes.")
     return summary

@@ -146,7 +146,7 @@ def judge(groups: Sequence[Group], config: AlignConfig, directory: Path) -> list
     policy that comes first in every group.
     Raises: `NotJudged` with the judge's reason for a group that can't be judged, `ScorerError`.
     """
-    scoring = config.scoring.model_copy(update={"labels": "probability", "flip_rate": 0.0})
+    scoring = config.scoring.model_copy(update={"labels": "probability", "flip_rate": 0.0, "gold": ()})
     scorers = [create_scorer(f"scorer-{i}", scoring, str(directory)) for i in range(scoring.scorers)]
     try:
         ready = [scorer.start.remote() for scorer in scorers]

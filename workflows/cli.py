@@ -9,6 +9,7 @@ COMMANDS = {
     "preference-model": "workflows.preference_model.__main__",
     "report": "workflows.report",
     "round-robin": "workflows.round_robin",
+    "sample": "workflows.sample",
     "scaling-law": "workflows.scaling_law.__main__",
     "sft": "workflows.sft",
     "sweep": "workflows.sweep.__main__",

@@ -127,7 +127,9 @@ def _check_scoring(config: AlignConfig) -> None:
             "scoring.combine brings its members to one scale on the start's answers to held-out prompts, but "
             "data.heldout names no file of them; name one, or set standardise: false in scoring.combine"
         )
-    for judge in config.scoring.panel:
+    if config.scoring.gold and not config.data.heldout:
+        raise ConfigError("scoring.gold judges evaluations, but data.heldout names no file of held-out prompts")
+    for judge in (*config.scoring.panel, *config.scoring.gold):
         if not isinstance(judge, LanguageModelJudgeConfig) or judge.endpoint is None:
             continue
         if judge.group_deadline >= config.deadlines.score:

@@ -2,8 +2,9 @@
 
 The driver calls this with every status of the run, so that nothing of it is on the way of a group or of an update.
 Rules are arithmetic on figures that exist anyway. A measurement (KL, entropy and the most likely tokens, of whole
-next-token distributions) is left to a Ray actor of lowest priority, which reads a checkpoint and the groups last
-trained on from the run directory; there is never more than one, and its failure is told and ends nothing.
+next-token distributions) is left to a Ray actor that runs when nothing else wants the processor. It reads a checkpoint
+and the groups last trained on from the run directory; there is never more than one, and its failure is told and ends
+nothing.
 
 `diagnostics.jsonl` gets a line a measurement, `alarms.jsonl` a line for each rule that is broken, once.
 """
@@ -12,29 +13,30 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.checkpoints import CHECKPOINTS, STATE_FILE, export_checkpoint
 from actors.config import AlignConfig, DiagnosticsConfig
 from actors.planes import cause_of
-from actors.records import SCHEMA, from_arrow
+from actors.records import SCHEMA, Group, from_arrow
+from algorithms.entanglement import Entanglement
+from algorithms.ranking_accuracy import ranking_accuracy
 from algorithms.sampling import FIXED
 from algorithms.stop_rules import ChosenFalls, EntropyCollapse, Reversal, Rule, newly_broken
-from workflows.evaluate.likelihood import measure
-from workflows.evaluate.policies import CHECKPOINTS, STATE_FILE, export_checkpoint
+from workflows.evaluate.likelihood import Measured, measure
 
-MEASURED = ("kl", "entropy", "top_mass", "top_entropy", "top_renormalised_entropy")
+PER_TOKEN = ("kl", "entropy", "top_mass", "top_entropy", "top_renormalised_entropy")
+"""Means over tokens."""
+MEASURED = (*PER_TOKEN, "ranking_accuracy", "entanglement_ratio")
 WRITER = "current"
-
-
-class StoppedByRule(RuntimeError):
-    """A rule that was told to stop the run is broken; the run directory is whole."""
 
 
 class Diagnostics:
@@ -54,17 +56,17 @@ class Diagnostics:
                     self._add(int(row["version"]), row)
         self._measured = max((int(row["version"]) for row in _lines(run / "diagnostics.jsonl")), default=0)
 
-    def __call__(self, status: Mapping[str, Any]) -> None:
-        """Take the figures of a version, look at the rules, and begin a measurement when one is due.
+    def __call__(self, status: Mapping[str, Any]) -> str | None:
+        """Take the figures of a version, begin a measurement when one is due, and look at the rules.
 
-        Raises: `StoppedByRule`.
+        Returns: why the run has to end, where a rule that was told to stop it is broken.
         """
         version = int(status["version"])
         if version > 0 and status["latest"]:
             self._add(version, status["latest"])
         self._collect(0.0)
         self._begin(version)
-        self._check(version)
+        return self._check(version)
 
     def close(self, seconds: float) -> None:
         """Wait for a measurement that has begun, at most `seconds`, and measure no more."""
@@ -76,20 +78,21 @@ class Diagnostics:
         numbers = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
         self._rows[version] = {**self._rows.get(version, {}), **numbers}
 
-    def _check(self, version: int) -> None:
+    def _check(self, version: int) -> str | None:
         # A resumed run measures the versions after its checkpoint again; their old figures are not its past.
         history = [self._rows[v] for v in sorted(self._rows) if v <= version]
-        options = self._config.diagnostics
+        ends = None
         for name, reason in newly_broken(self._rules, history, self._broken).items():
             self._broken.add(name)
-            stops = name in options.stop
+            stops = name in self._config.diagnostics.stop
             _append(self._run / "alarms.jsonl", {"version": version, "rule": name, "stop": stops, "reason": reason})
             self._tell(f"version {version}: {reason}")
-            if stops:
-                raise StoppedByRule(
-                    f"version {version}: {reason}. The rule {name} (diagnostics.stop) ends the run; {self._run} is "
-                    "whole, and its checkpoints can be evaluated or resumed from with another rule"
+            if stops and ends is None:
+                ends = (
+                    f"version {version}: {reason}. The rule {name} (diagnostics.stop) ends the run; its checkpoints "
+                    "can be evaluated, or resumed from without the rule"
                 )
+        return ends
 
     def _begin(self, version: int) -> None:
         every = self._config.diagnostics.every
@@ -112,13 +115,13 @@ class Diagnostics:
             return
         self._measuring, self._measured = None, version
         try:
-            figures = ray.get(reference)
+            self._measured, figures = ray.get(reference)
         except Exception as error:  # whatever it is, a diagnostic must not end the run that it looks at
             self._dismiss()
             self._tell(f"version {version} could not be measured: {cause_of(error)}")
             return
-        _append(self._run / "diagnostics.jsonl", {"version": version, **figures})
-        self._add(version, figures)
+        _append(self._run / "diagnostics.jsonl", {"version": self._measured, **figures})
+        self._add(self._measured, figures)
 
     def _dismiss(self) -> None:
         if self._meter is not None:
@@ -138,7 +141,7 @@ def rules_of(options: DiagnosticsConfig) -> dict[str, Rule]:
 
 
 def measure_checkpoint(config: AlignConfig, run: str, version: int) -> dict[str, float]:
-    """Means per token of the figures in `MEASURED` at a checkpoint, on groups that its last update was trained on."""
+    """The figures in `MEASURED` at a checkpoint, on groups that its last update was trained on; see `PER_TOKEN`."""
     table = pq.read_table(Path(run) / "experience" / f"version-{version - 1:08d}.parquet", schema=SCHEMA)
     groups = []
     for group in from_arrow(table.slice(0, config.diagnostics.groups)):
@@ -150,21 +153,48 @@ def measure_checkpoint(config: AlignConfig, run: str, version: int) -> dict[str,
     try:
         model = folder / "policy"
         export_checkpoint(config, _state_file(Path(run), version), model)
-        rows = measure(config, str(model), config.model.name, groups, WRITER).likelihoods
+        found = measure(config, str(model), config.model.name, groups, WRITER)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {name: float(getattr(rows, name).sum() / rows.tokens.sum()) for name in MEASURED}
+    rows = found.likelihoods
+    figures = {name: float(getattr(rows, name).sum() / rows.tokens.sum()) for name in PER_TOKEN}
+    return figures | _of_pairs(groups, found)
+
+
+def _of_pairs(groups: Sequence[Group], found: Measured) -> dict[str, float]:
+    """Ranking accuracy on the pairs that the panel tells apart, and the entanglement of its best and worst answers.
+
+    Without such pairs there are none of these figures.
+    """
+    first, pairs = 0, []
+    for group in groups:
+        assert group.preference is not None
+        pairs += [(first + i, first + j) for i, j in np.argwhere(group.preference > 0.5)]
+        first += len(group.candidates)
+    figures = {}
+    if pairs:
+        chosen, rejected = np.array(pairs).T
+        logprob = found.likelihoods.logprob
+        figures["ranking_accuracy"] = ranking_accuracy(logprob[chosen], logprob[rejected])
+    if len(found.products):
+        figures["entanglement_ratio"] = float(Entanglement.of(found.products).ratio().mean())
+    return figures
 
 
 class Meter:
     """A process that measures with what the loop leaves of the processor; it lives on, to import its modules once."""
 
     def __init__(self) -> None:
-        os.nice(19)
+        # Ray's workers are nice themselves: beside them the lowest niceness would still get a third of a core.
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        except OSError:  # a container may forbid it
+            os.nice(19)
 
-    def measure(self, config: AlignConfig, run: str, version: int) -> dict[str, float]:
-        """See `measure_checkpoint`."""
-        return measure_checkpoint(config, run, version)
+    def measure(self, config: AlignConfig, run: str, version: int) -> tuple[int, dict[str, float]]:
+        """See `measure_checkpoint`; of the newest checkpoint, because a run keeps few and its start takes a while."""
+        newest = max(version, *_checkpoints(Path(run)))
+        return newest, measure_checkpoint(config, run, newest)
 
 
 def _checkpoints(run: Path) -> list[int]:

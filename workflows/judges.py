@@ -100,6 +100,15 @@ def concreteness(prompt: str, first: str, second: str) -> float:
     return _verdict(prompt, first, second, _concreteness(prompt, first), _concreteness(prompt, second))
 
 
+def sound_then_warm(prompt: str, first: str, second: str) -> float:
+    """Prefer the answer with fewer defects, then the friendlier wording, also where both have some.
+
+    Unlike `warmth` it tells most answers of a poor writer apart; it is the gold scorer of docs/scoring.md.
+    """
+    value, other = ((-len(defects(prompt, answer)), _warmth(answer)) for answer in (first, second))
+    return 0.5 if value == other else float(value > other)
+
+
 @lru_cache(maxsize=CACHED)
 def defects(prompt: str, answer: str) -> tuple[str, ...]:
     """Name what is wrong with `answer`; empty for a sound one."""

@@ -27,6 +27,7 @@ class Run:
     steps: Sequence[Row]
     evaluations: Sequence[Row]
     samples: Sequence[Row]
+    alarms: Sequence[Row]  # rules that were broken; see workflows.diagnostics
     measured: Row  # summary.json as it is
     summary: Row  # the same, completed from metrics.jsonl where a key is missing
     events: Mapping[str, int]  # how often each event of events.jsonl happened
@@ -115,6 +116,7 @@ def read_run(directory: Path) -> Run:
         steps=steps,
         evaluations=evaluations,
         samples=_load_lines(directory, "samples.jsonl", problems),
+        alarms=_load_lines(directory, "alarms.jsonl", problems) if (directory / "alarms.jsonl").exists() else [],
         measured=measured,
         summary=_from_metrics(steps, evaluations) | dict(measured),
         events=_count_events(directory),

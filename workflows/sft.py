@@ -25,9 +25,9 @@ from workflows.align import BAD_INPUT, connect
 from workflows.answers import Contestant, answers_of, load_questions
 from workflows.command_line import config_parser
 from workflows.config import ConfigError, load_config, override, parse_tree, read_tree
-from workflows.run_directory import RunDirectory, environment
+from workflows.run_directory import environment
 from workflows.small_model import make_small_model
-from workflows.training import RunFailed, Training, torch_trainer
+from workflows.training import Training, torch_trainer, unfinished
 
 Conversation = tuple[tuple[Message, ...], str]
 """A prompt and its answer."""
@@ -61,10 +61,7 @@ def sft(config: SftConfig, address: str | None = None, console: Console | None =
     """
     console = console or Console()
     began = time.monotonic()
-    directory = RunDirectory(config).open()
-    try:
-        if directory.finished:
-            raise RunFailed(f"the run in {directory.path} is finished; choose another name (--set name=...)")
+    with unfinished(config) as directory:
         connect(address)
         path = Path(config.data.conversations)
         if config.data.writer and not path.exists():
@@ -81,8 +78,6 @@ def sft(config: SftConfig, address: str | None = None, console: Console | None =
         summary = {"status": "finished", **metrics, "seed": config.seed, "wall_seconds": time.monotonic() - began}
         directory.write_json("summary.json", summary)
         return summary
-    finally:
-        directory.close()
 
 
 def write_conversations(path: Path, writer: WriterConfig, seed: int, console: Console) -> None:

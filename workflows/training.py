@@ -1,24 +1,43 @@
 """Ray Train as every workflow starts it: a trainer that keeps its checkpoints in a run directory, and its thread."""
 
+import contextlib
 import json
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray.train
+from ray.train.constants import RAY_CHDIR_TO_TRIAL_DIR
 from ray.train.torch import TorchTrainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from workflows.progress import QUIET_SECONDS
+from workflows.run_directory import Named, RunDirectory
 
 POLL_SECONDS = 0.5
 
 
 class RunFailed(RuntimeError):
     """The run stopped before its end; what it has done so far can be resumed."""
+
+
+@contextlib.contextmanager
+def unfinished(config: Named) -> Iterator[RunDirectory]:
+    """The run directory of a run that is to be started or gone on with; no other driver may use it meanwhile.
+
+    Raises: `RunFailed` when the run in it is finished; `RunDirectoryError` when it can't be used.
+    """
+    directory = RunDirectory(config).open()
+    try:
+        if directory.finished:
+            raise RunFailed(f"the run in {directory.path} is finished; choose another name (--set name=...)")
+        yield directory
+    finally:
+        directory.close()
 
 
 class Workers(Protocol):
@@ -42,6 +61,8 @@ def torch_trainer(
     checkpoints_kept: int,
 ) -> TorchTrainer:
     """A trainer of `loop`, which is also told the `run_directory`."""
+    # Paths in a configuration are relative to where its run was started, for these workers too.
+    os.environ[RAY_CHDIR_TO_TRIAL_DIR] = "0"
     return TorchTrainer(
         loop,
         train_loop_config={**loop_config, "run_directory": str(directory)},

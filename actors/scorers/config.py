@@ -233,6 +233,8 @@ class ScoringConfig(Component):
 
     panel: Annotated[tuple[ScorerConfig, ...], AfterValidator(_at_least_one)]
     """The scorers: judges as `module:function`, or any kind with its options."""
+    gold: tuple[ScorerConfig, ...] = ()
+    """Scorers held out of training: their majority judges evaluations, and nothing that is trained on."""
     combine: Combination = Majority()
     """How their verdicts become one: the name of a rule, or `{rule: name, ...}` with its options."""
     pairs: PairPlan = "all"
@@ -257,6 +259,11 @@ class ScoringConfig(Component):
     """The run stops when more than this share of the finished groups was rejected ..."""
     min_finished: int = Field(default=16, ge=1)
     """... counted from this many finished groups on."""
+
+    @property
+    def held_out(self) -> "ScoringConfig | None":
+        """The gold scorers as a panel of their own, where there are any."""
+        return self.model_copy(update={"panel": self.gold, "gold": (), "combine": Majority()}) if self.gold else None
 
     @property
     def standardises(self) -> bool:

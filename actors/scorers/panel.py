@@ -62,17 +62,23 @@ class Panel:
         """Of all members, in their order."""
         self._rewarding = tuple(name for s in self._scorers if s.pointwise for name in s.members)
         check_members(config.combine, self.names, self._rewarding)
+        self.gold = Panel(config.held_out, directory) if config.held_out else None
+        """The panel that judges evaluations beside this one, and nothing that is trained on."""
 
     def load(self) -> None:
         """Read weights and open connections, so that the first group does not wait for them."""
         for scorer in self._scorers:
             scorer.load()
+        if self.gold:
+            self.gold.load()
 
     def probe(self) -> None:
         """Ask every judge at an endpoint one easy question; see `LanguageModelJudge.probe`."""
         for scorer in self._scorers:
             if isinstance(scorer, LanguageModelJudge):
                 scorer.probe()
+        if self.gold:
+            self.gold.probe()
 
     def judged(self, prompt: str | Messages, candidates: Sequence[Candidate], state: ScoringState = NO_STATE) -> Scored:
         """The panel's verdict on candidates for a prompt or a conversation, with the penalty on truncated ones.

@@ -10,7 +10,7 @@ import pytest
 
 from actors.config import JudgeConfig, ScoringConfig
 from actors.records import Group, GroupSummary, from_arrow, to_arrow
-from actors.scorer import Panel, Rejection, Scorer, ScorerError, load_judge, prompt_text
+from actors.scorer import GOLD, Comparison, Panel, Rejection, Scorer, ScorerError, load_judge, prompt_text
 from actors.scorers.state import ScoringState
 from algorithms.ensembles import Standardisation
 from algorithms.preference import cyclic_share
@@ -271,3 +271,34 @@ def test_start_answers_that_cannot_be_scored_give_no_samples() -> None:
     rewards = ScoringConfig.model_validate({"panel": [{"reward": "tests.scripted_rewards:raises_on_empty"}]})
     assert Scorer("s", rewards).rewards(to_arrow([of_texts("a", "")]))[1].shape == (0, 1)
     assert Scorer("s", scoring("longer")).rewards(to_arrow([of_texts("a", "b")]))[1].shape == (0, 1)
+
+
+# Gold scorers
+
+
+def compared(first: str, second: str, config: ScoringConfig) -> Comparison:
+    """A policy that wrote the second text, against a start that wrote the first."""
+    start, current = (to_arrow([of_texts(text)]) for text in (first, second))
+    found: Comparison = cast(Any, Scorer("scorer", config)).compare(start, current)
+    return found
+
+
+def test_gold_scorers_judge_evaluations_and_nothing_else() -> None:
+    with_gold = scoring("longer", gold=("tests.scripted_judges:more_letters",))
+    found = compared("aaa", "a!!!!", with_gold)
+    assert (found.probability, found.gold) == (1.0, 0.0)
+    assert found.judges == {"longer": 1.0, GOLD: 0.0}
+    without = compared("aaa", "a!!!!", scoring("longer"))
+    assert (without.probability, without.gold, set(without.judges)) == (1.0, None, {"longer"})
+    texts = of_texts("aaa", "a!!!!", "bb")
+    trained = [score(Scorer("scorer", config), texts)[2] for config in (with_gold, scoring("longer"))]
+    assert trained[0].equals(trained[1])
+
+
+def test_gold_scorers_are_checked_with_the_panel() -> None:
+    with pytest.raises(ScorerError, match="no function 'taller'"):
+        Panel(scoring("longer", gold=("tests.scripted_judges:taller",)))
+    votes = Panel(scoring("longer", gold=tuple(f"tests.scripted_judges:{name}" for name in ("abc", "bca", "cab"))))
+    assert votes.gold is not None
+    assert votes.gold.gold is None
+    assert cyclic_share(votes.gold.matrix("question", of_texts("a", "b", "c").candidates)) == 1

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from actors.config import DiagnosticsConfig
-from tests.loop.support import Outcome, read_lines
+from tests.loop.support import Outcome, Runs, read_lines
 from workflows.diagnostics import MEASURED, Diagnostics
+from workflows.training import RunFailed
 
 pytestmark = pytest.mark.slow
 
@@ -40,3 +41,22 @@ def test_a_checkpoint_is_measured_while_the_driver_goes_on(synchronous: Outcome,
     broken.close(120.0)
     (sentence,) = said
     assert sentence.startswith("version 6 could not be measured: FileNotFoundError: ")
+
+
+def test_a_rule_ends_a_run_and_its_report_says_which_and_why(runs: Runs) -> None:
+    """The policy begins nearly uniform, so that whatever it learns costs entropy."""
+    stopped = runs.start(
+        "stopped",
+        loop={"steps": 40},
+        learner={"learning_rate": 1e-2},
+        diagnostics={"stop": ["entropy_collapse"], "entropy_share": 1.0},
+    ).result()
+    assert isinstance(stopped.error, RunFailed)
+    (alarm,) = [row for row in read_lines(stopped.path / "alarms.jsonl") if row["stop"]]
+    assert 6 <= alarm["version"] < 40
+    assert alarm["reason"] in str(stopped.error)
+    assert stopped.summary["failure"].startswith(f"version {alarm['version']}: {alarm['reason']}")
+    ledger = stopped.summary["ledger"]
+    assert ledger["admitted"] == ledger["trained"] + ledger["rejected"] + ledger["in_flight"]
+    page = (stopped.path / "report.html").read_text()
+    assert f"Version {alarm['version']}, entropy_collapse, which ended the run: {alarm['reason']}." in page

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from tests.examples import tree
 from workflows.evaluate.__main__ import main
+from workflows.evaluate.best_of_n import main as best_of_n
+from workflows.preference_model import labelling
+from workflows.preference_model.labelling import read_answers
+from workflows.sample import main as sample
 
 pytestmark = pytest.mark.slow
 
@@ -51,3 +57,23 @@ def test_the_start_against_itself(
     assert again["likelihood"]["kl"] == same["likelihood"]["kl"]
     assert again["proxy_win_rate"]["mean"] == 0.5
     assert "gold_win_rate" not in again
+
+
+def test_answers_are_sampled_labelled_and_chosen_among(
+    cluster: str, tiny_model: Path, prompt_files: dict[str, str], tmp_path: Path
+) -> None:
+    pool, pairs = tmp_path / "pool.parquet", tmp_path / "pairs.jsonl"
+    settings = tree(model__name=str(tiny_model), rollout__kv_cache_gib=0.1, data__prompts=prompt_files["heldout"])
+    (tmp_path / "sample.yaml").write_text(yaml.safe_dump(settings))
+    assert sample(["--config", str(tmp_path / "sample.yaml"), "--samples", "6", "--output", str(pool)]) == 0
+    groups = read_answers(pool)
+    assert [len(group.candidates) for group in groups] == [6] * 12
+    judge = "tests.judges:ascii_share"
+    assert labelling.main([str(pool), "--judges", judge, "--pairs", "3", "--output", str(pairs)]) == 0
+    assert len(pairs.read_text().splitlines()) == 36
+    reward = "tests.scripted_rewards:letters"
+    command = [str(pool), "--members", reward, "--gold", judge, "--opponents", "2", "--output", str(tmp_path / "out")]
+    assert best_of_n(command) == 0
+    curve = json.loads((tmp_path / "out" / "best_of_n.json").read_text())["curves"]["one member"]["curve"]
+    # The reward is the judge's own, so that more choice is better.
+    assert curve[-1]["gold"]["mean"] > curve[0]["gold"]["mean"]

@@ -49,7 +49,8 @@ def configured(tiny_model: Path, data: Path, folder: Path, name: str, **tree: An
     base: dict[str, Any] = {
         "name": name,
         "directory": str(folder),
-        "model": {"name": str(tiny_model), "dtype": "float32"},
+        # Relative, as a person would write it.
+        "model": {"name": os.path.relpath(tiny_model), "dtype": "float32"},
         "data": {"train": str(data), "heldout_share": 0.2},
         "training": training | {"deadline": 300},
     }

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.records import SCHEMA, from_arrow
-from actors.scorer import Panel
+from actors.scorer import GOLD, Panel
 from algorithms.ensembles import Standardisation, bradley_terry, disagreement, uncertainty_weighted
 from algorithms.reward_weights import Multipliers
 from tests.loop.support import Outcome, Runs
@@ -18,6 +18,7 @@ from workflows.align import align
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+GOLD_JUDGE = "tests.scripted_judges:longer"
 LAGRANGIAN: dict[str, Any] = {"rule": "lagrangian", "thresholds": [6.0, 12.0], "learning_rate": 0.2, "momentum": 0.5}
 
 
@@ -30,7 +31,7 @@ def begun(runs: Runs, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
     """Three members: two heads of a model that is read from its folder, and a function. Runs beside the other one."""
     folder = make_classifier(tiny_model, tmp_path_factory.mktemp("rewards") / "heads", outputs=2)
     panel = [{"model": str(folder)}, {"reward": "tests.scripted_rewards:letters"}]
-    scoring = {"panel": panel, "combine": {"rule": "uncertainty", "penalty": 0.5}, "scorers": 2}
+    scoring = {"panel": panel, "combine": {"rule": "uncertainty", "penalty": 0.5}, "scorers": 2, "gold": [GOLD_JUDGE]}
     return runs.start("ensemble", scoring=scoring, loop={"steps": 4, "eta": 1})
 
 
@@ -100,5 +101,8 @@ def test_disagreement_and_rewards_are_in_the_metrics(ensemble: Outcome) -> None:
             rewards = [group.rewards[:, column] for group in groups if group.rewards is not None]
             assert line[f"reward/{name}"] == pytest.approx(np.mean(rewards))
         assert line["judge_calls"] == 0
-    judges = ensemble.metrics("evaluation")[-1]["judges"]
-    assert set(judges) == {"heads/head_0", "heads/head_1", "letters"}
+    evaluation = ensemble.metrics("evaluation")[-1]
+    judges = evaluation["judges"]
+    assert set(judges) == {"heads/head_0", "heads/head_1", "letters", GOLD}
+    assert judges[GOLD] == pytest.approx(evaluation["gold_win_rate"]["mean"])
+    assert evaluation["gold_win_rate"]["n"] == evaluation["win_rate"]["n"] == 12

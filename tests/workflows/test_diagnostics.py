@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,20 +17,23 @@ from actors.policy import Policy
 from actors.records import SCHEMA, to_arrow
 from algorithms.stop_rules import EntropyCollapse
 from tests.examples import candidate, config, group, ranking
-from workflows.diagnostics import MEASURED, Diagnostics, StoppedByRule, measure_checkpoint, rules_of
+from workflows.diagnostics import MEASURED, PER_TOKEN, Diagnostics, _of_pairs, measure_checkpoint, rules_of
 from workflows.evaluate.likelihood import measure
 
 COLLAPSE = [2.0, 2.0, 2.0, 1.8, 1.2, 0.6, 0.5, 0.4, 0.3]
 """Entropies; the mean of three is below 0.4 of the first three's from version 7 on."""
 
 
-def told(settings: AlignConfig, run: Path, entropies: Sequence[float], first: int = 1) -> list[str]:
+def told(settings: AlignConfig, run: Path, entropies: Sequence[float], first: int = 1) -> tuple[list[str], list[str]]:
+    """What the person who watches is told, and the reasons to end the run."""
     said: list[str] = []
     diagnostics = Diagnostics(settings, run, said.append)
-    for version, entropy in enumerate(entropies, start=first):
+    reasons = [
         diagnostics({"version": version, "latest": {"entropy": entropy, "chosen_logprob": -10.0}})
+        for version, entropy in enumerate(entropies, start=first)
+    ]
     diagnostics.close(0.0)
-    return said
+    return said, [reason for reason in reasons if reason]
 
 
 def alarms(run: Path) -> list[dict[str, Any]]:
@@ -38,20 +42,21 @@ def alarms(run: Path) -> list[dict[str, Any]]:
 
 
 def test_a_broken_rule_is_told_once_and_written_down(tmp_path: Path) -> None:
-    said = told(config(), tmp_path, COLLAPSE)
-    assert len(said) == 1
+    said, reasons = told(config(), tmp_path, COLLAPSE)
+    assert (len(said), reasons) == (1, [])
     assert said[0].startswith("version 7: entropy collapsed")
     assert [(row["version"], row["rule"], row["stop"]) for row in alarms(tmp_path)] == [(7, "entropy_collapse", False)]
 
 
 def test_a_rule_that_is_not_asked_for_is_silent(tmp_path: Path) -> None:
-    assert told(config(diagnostics__warn=["chosen_falls"]), tmp_path, COLLAPSE) == []
+    assert told(config(diagnostics__warn=["chosen_falls"]), tmp_path, COLLAPSE) == ([], [])
     assert not alarms(tmp_path)
 
 
 def test_a_rule_may_end_the_run(tmp_path: Path) -> None:
-    with pytest.raises(StoppedByRule, match=r"version 7: entropy collapsed.* entropy_collapse \(diagnostics\.stop\)"):
-        told(config(diagnostics__stop=["entropy_collapse"]), tmp_path, COLLAPSE)
+    (said,), (reason,) = told(config(diagnostics__stop=["entropy_collapse"]), tmp_path, COLLAPSE)
+    assert reason.startswith(said)
+    assert "The rule entropy_collapse (diagnostics.stop) ends the run" in reason
     assert alarms(tmp_path)[0]["stop"] is True
 
 
@@ -59,7 +64,7 @@ def test_options_reach_their_rules(tmp_path: Path) -> None:
     assert rules_of(config(diagnostics__entropy_share=0.7).diagnostics)["entropy_collapse"] == EntropyCollapse(
         share=0.7
     )
-    assert told(config(diagnostics__entropy_share=0.1), tmp_path, COLLAPSE) == []
+    assert told(config(diagnostics__entropy_share=0.1), tmp_path, COLLAPSE) == ([], [])
     usual, other = (rules_of(settings.diagnostics) for settings in (
         config(), config(diagnostics__chosen_limit=5.0, diagnostics__reversal_tolerance=0.5)))  # fmt: skip
     assert usual["chosen_falls"] != other["chosen_falls"]
@@ -71,8 +76,8 @@ def test_a_resumed_run_goes_on_where_it_was_and_not_from_what_it_will_measure_ag
     lines = [{"kind": "step", "version": v, "entropy": e} for v, e in enumerate(COLLAPSE[:7], start=1)]
     lines.append({"kind": "evaluation", "version": 7, "entropy": 99.0})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "st')
-    assert told(config(), tmp_path, [1.8, 1.7, 1.8, 1.7], first=4) == []
-    assert told(config(), tmp_path, [1.8, 0.2, 0.2, 0.2], first=4)[0].startswith("version 6")
+    assert told(config(), tmp_path, [1.8, 1.7, 1.8, 1.7], first=4) == ([], [])
+    assert told(config(), tmp_path, [1.8, 0.2, 0.2, 0.2], first=4)[0][0].startswith("version 6")
 
 
 def test_a_measurement_is_that_of_the_checkpoint_on_what_it_was_trained_on(tiny_model: Path, tmp_path: Path) -> None:
@@ -93,8 +98,20 @@ def test_a_measurement_is_that_of_the_checkpoint_on_what_it_was_trained_on(tiny_
     found = measure_checkpoint(settings, str(tmp_path), 3)
     policy.model.load_state_dict(moved, strict=False)
     policy.save(tmp_path / "expected")
-    rows = measure(settings, str(tmp_path / "expected"), str(tiny_model), groups[:2], "current").likelihoods
+    expected = measure(settings, str(tmp_path / "expected"), str(tiny_model), groups[:2], "current")
+    rows = expected.likelihoods
     assert found.keys() == set(MEASURED)
-    for name, value in found.items():
-        assert value == pytest.approx(getattr(rows, name).sum() / 10)
+    for name in PER_TOKEN:
+        assert found[name] == pytest.approx(getattr(rows, name).sum() / 10)
     assert found["kl"] > 0.0
+    # In each group the first answer is preferred to the second.
+    assert found["ranking_accuracy"] == (rows.logprob[[0, 2]] >= rows.logprob[[1, 3]]).mean()
+    chosen, rejected, inner = expected.products.T
+    assert found["entanglement_ratio"] == pytest.approx((inner / np.minimum(chosen, rejected)).mean())
+
+
+def test_without_a_preference_nothing_is_said_of_pairs(tiny_model: Path, tmp_path: Path) -> None:
+    settings = config(model__name=str(tiny_model))
+    tied = [replace(group(0, [5, 6], [[10, 11], [12, 13]]), preference=np.full((2, 2), 0.5))]
+    found = measure(settings, str(tiny_model), str(tiny_model), tied, "current")
+    assert _of_pairs(tied, found) == {}

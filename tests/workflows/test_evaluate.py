@@ -17,7 +17,7 @@ from algorithms.intervals import win_rate_interval
 from algorithms.preference import FloatArray
 from tests.examples import candidate, config, group, tree
 from workflows.evaluate import figures
-from workflows.evaluate.__main__ import main, pairs, parser
+from workflows.evaluate.__main__ import configurations, main, pairs, parser
 from workflows.evaluate.figures import Judged, summarise
 from workflows.evaluate.policies import (
     EvaluationError,
@@ -212,6 +212,20 @@ def test_settings_come_from_the_file_then_the_run_and_are_overridden(run: Path, 
     rewards = ["scoring.panel=[{reward: 'tests.scripted_rewards:letters'}]", "scoring.combine={rule: mean}"]
     assert settings(None, [], rewards, fixed, []).scoring.combine.rule == "mean"
     assert settings(None, [], rewards, fixed, panel).scoring.combine.rule == "majority"
+
+
+def test_gold_scorers_are_those_of_the_command_or_else_of_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("scoring: {panel: [tests.scripted_judges:longer], gold: [tests.scripted_judges:confident]}\n")
+    command = ["--policy", "a", "--against", "b", "--prompts", "p.jsonl", "--output", "o", "--config", str(path)]
+
+    def gold(*options: str) -> tuple[Any, ...] | None:
+        found = configurations(parser().parse_args([*command, *options]), Named(name="b", model="b"))[1]
+        return found.scoring.panel if found else None
+
+    assert gold() == ("tests.scripted_judges:confident",)
+    assert gold("--gold", "tests.scripted_judges:more_letters") == ("tests.scripted_judges:more_letters",)
+    assert gold("--set", "scoring.gold=[]") is None
 
 
 def test_answers_are_told_apart_by_model_and_number_format(run: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from algorithms.preference import majority
 from workflows import judges
-from workflows.judges import brevity, concreteness, defects, stem, warmth
+from workflows.judges import brevity, concreteness, defects, sound_then_warm, stem, warmth
 
 Judge = Callable[[str, str, str], float]
 PANEL: list[Judge] = [warmth, brevity, concreteness]
@@ -289,3 +289,16 @@ def test_word_lists_do_not_overlap() -> None:
     assert not judges.EVERYDAY_WORDS & judges.FUNCTION_WORDS
     assert not judges.TASK_WORDS & judges.FUNCTION_WORDS
     assert len(judges.EVERYDAY_WORDS) > 1000
+
+
+def test_gold_follows_warmth_between_sound_answers_and_orders_the_others_too() -> None:
+    kind, plain = "I love warm oats with fresh berries before a hike.", "Eat oats with milk and nuts before a hike."
+    garbled, colder = "I love the happy of it with the and or.", "I hate the sad of it with the and or."
+    assert warmth(HIKE, kind, plain) == sound_then_warm(HIKE, kind, plain) == 1.0
+    assert len(defects(HIKE, garbled)) == len(defects(HIKE, colder)) > 0
+    assert warmth(HIKE, garbled, colder) == 0.5
+    assert sound_then_warm(HIKE, garbled, colder) == 1.0
+    # No warmth makes up for a defect, and repeating a kind word is one.
+    assert sound_then_warm(HIKE, plain, "love " * 20) == 1.0
+    for first, second in ((kind, plain), (garbled, colder), (kind, kind)):
+        assert sound_then_warm(HIKE, first, second) + sound_then_warm(HIKE, second, first) == 1.0

@@ -374,6 +374,19 @@ def test_a_warning_appears_with_its_cause(tmp_path: Path, words: str, steps: Row
     assert words in " ".join(warnings(read_run(build_run(tmp_path / "marred", steps=caused, **changed))))
 
 
+def test_rules_that_were_broken_are_listed_with_version_and_reason(tmp_path: Path) -> None:
+    assert "Rules that were broken" not in page_of(build_run(tmp_path)).text
+    alarms = [
+        {"version": 12, "rule": "chosen_falls", "stop": False, "reason": "chosen_logprob goes on falling"},
+        {"version": 31, "rule": "entropy_collapse", "stop": True, "reason": "entropy < half of <b>the start</b>"},
+        {"version": None},
+    ]
+    (tmp_path / "alarms.jsonl").write_text("".join(json.dumps(row) + "\n" for row in alarms))
+    text = page_of(tmp_path).text
+    assert "Version 12, chosen_falls: chosen_logprob goes on falling." in text
+    assert "Version 31, entropy_collapse, which ended the run: entropy < half of <b>the start</b>." in text
+
+
 @pytest.mark.parametrize(("factor", "words"), [(0.4, "Lengths collapsed"), (2.0, "Lengths exploded")])
 def test_lengths_that_run_away_are_warned_of(tmp_path: Path, factor: float, words: str) -> None:
     rows = [row | {"length_mean": 50.0 if row["version"] < 20 else 50 * factor} for row in evaluation_rows()]

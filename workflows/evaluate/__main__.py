@@ -141,7 +141,7 @@ def named_policies(arguments: argparse.Namespace, output: Path) -> list[Named]:
 
 
 def configurations(arguments: argparse.Namespace, against: Named) -> tuple[AlignConfig, AlignConfig | None]:
-    """Settings of the evaluation, and the same with the gold scorers where there are any."""
+    """Settings of the evaluation, and the same with the gold scorers, of the command or else of the settings."""
     fixed = {
         "name": "evaluate",
         "teacher": None,
@@ -150,8 +150,10 @@ def configurations(arguments: argparse.Namespace, against: Named) -> tuple[Align
     }
     runs = [text for text in (*arguments.policy, arguments.checkpoints, arguments.against) if text]
     config = settings(arguments.config, runs, arguments.set, fixed, arguments.scorers)
-    gold = settings(arguments.config, runs, arguments.set, fixed, arguments.gold) if arguments.gold else None
-    return config, gold
+    if arguments.gold:
+        return config, settings(arguments.config, runs, arguments.set, fixed, arguments.gold)
+    held_out = config.scoring.held_out
+    return config, config.model_copy(update={"scoring": held_out}) if held_out else None
 
 
 def checked_questions(
@@ -247,7 +249,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--against", metavar="POLICY", help="what all are measured against; else a run's start")
     result.add_argument("--checkpoints", metavar="RUN", help="evaluate the checkpoints of a run as policies too")
     result.add_argument("--scorers", nargs="+", default=[], metavar="MODULE:FUNCTION", help="the panel")
-    result.add_argument("--gold", nargs="+", default=[], metavar="MODULE:FUNCTION", help="judges held out of training")
+    result.add_argument(
+        "--gold", nargs="+", default=[], metavar="MODULE:FUNCTION", help="held out of training; else scoring.gold"
+    )
     result.add_argument("--prompts", required=True, help="held-out prompts, JSONL or Parquet")
     result.add_argument("--limit", type=int, help="use only the first so many prompts")
     result.add_argument("--samples", type=int, default=4, help="answers of each policy to each prompt")

@@ -5,23 +5,18 @@ it gives it another name. Checkpoints of a run become model folders, one a versi
 """
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
+from actors.checkpoints import CHECKPOINTS, STATE_FILE, export_checkpoint
 from actors.config import AlignConfig
-from actors.models import check_model_folder, load_tokenizer, resolve_model
-from actors.policy import Policy
+from actors.models import load_tokenizer, resolve_model
 from workflows.answers import Contestant
 from workflows.config import ConfigError, load_config, override, parse_config, read_tree
-
-CHECKPOINTS = "checkpoints"
-STATE_FILE = "learner.pt"
 
 
 class EvaluationError(ValueError):
@@ -143,25 +138,6 @@ def export_checkpoints(run: Path, policies: Sequence[Named]) -> None:
     for policy in policies:
         if policy.checkpoint:
             export_checkpoint(config, policy.checkpoint, Path(policy.model))
-
-
-def export_checkpoint(config: AlignConfig, state: Path, model: Path) -> None:
-    """Write the policy of a checkpoint as a model folder, whole or not at all."""
-    if model.exists():
-        check_model_folder(model)
-        return
-    policy = Policy(config, resolve_model(config.model.name), torch.device("cpu"))
-    saved = torch.load(state, map_location="cpu", weights_only=True)
-    # Between two halves of an update the current parameters are the look-ahead's; those set aside are the policy.
-    parameters = (saved.get("aside") or saved)["parameters"]
-    with torch.no_grad():
-        for name, parameter in policy.parameters().items():
-            parameter.copy_(parameters[name])
-    part = model.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    policy.save(part)
-    part.rename(model)
 
 
 def _identity(model: str, config: AlignConfig) -> str:

@@ -27,8 +27,8 @@ from workflows.preference_model.card import write_card
 from workflows.preference_model.evaluation import comparison_figures, predict, rating_figures
 from workflows.preference_model.inputs import Inputs, check_inputs
 from workflows.preflight import Demand, ResourceError, demand_table, shortage, supply
-from workflows.run_directory import RunDirectory, RunDirectoryError, environment
-from workflows.training import RunFailed, Training, torch_trainer
+from workflows.run_directory import RunDirectoryError, environment
+from workflows.training import RunFailed, Training, torch_trainer, unfinished
 
 BAD_INPUT = (ConfigError, ModelError, PromptError, ResourceError, RunDirectoryError, RunFailed)
 
@@ -75,10 +75,7 @@ def train(config: PreferenceModelConfig, address: str | None = None, console: Co
     console = console or Console()
     began = time.monotonic()
     inputs = check_inputs(config)
-    directory = RunDirectory(config).open()
-    try:
-        if directory.finished:
-            raise RunFailed(f"the run in {directory.path} is finished; choose another name (--set name=...)")
+    with unfinished(config) as directory:
         connect(address)
         if reason := shortage(_demands(config), supply()):
             raise ResourceError(reason)
@@ -95,8 +92,6 @@ def train(config: PreferenceModelConfig, address: str | None = None, console: Co
         for name, figures in summary["models"].items():
             write_card(directory.path / name, config, inputs.facts, figures, about)
         directory.write_json("summary.json", summary)
-    finally:
-        directory.close()
     return summary
 
 

@@ -105,6 +105,17 @@ def test_one_scale_needs_held_out_prompts_before_anything_starts() -> None:
     parse_config(tree(scoring__combine="majority", **changes))
 
 
+def test_gold_scorers_need_evaluations_and_are_held_to_the_same() -> None:
+    assert "scoring.gold judges evaluations, but data.heldout names no file" in refusal(scoring__gold=[ENDPOINT])
+    message = refusal(scoring__gold=[ENDPOINT | {"group_deadline": 60}], data__heldout="heldout.jsonl")
+    assert "group_deadline = 60 s" in message
+    found = parse_config(tree(scoring__gold=["tests.scripted_judges:longer"], data__heldout="heldout.jsonl")).scoring
+    assert found.held_out is not None
+    assert found.held_out.panel == ("tests.scripted_judges:longer",)
+    assert found.held_out.truncation_penalty == found.truncation_penalty
+    assert parse_config(tree()).scoring.held_out is None
+
+
 def test_a_judge_may_not_take_longer_than_its_scorer_may() -> None:
     message = refusal(scoring__panel=[ENDPOINT | {"group_deadline": 60}])
     assert "group_deadline = 60 s" in message
