@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,8 +16,9 @@ from rich.console import Console
 from actors.models import ModelError
 from actors.scorer import ScorerError
 from serving.app import application, settings_of
+from serving.following import Found, look, release_of, start_of
 from serving.keys import KeyFileError
-from serving.settings import Release, Settings, policy_folder
+from serving.settings import Settings
 
 APPLICATION = "nashloop"
 POLL_SECONDS = 1.0
@@ -29,7 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     console = Console()
     try:
-        settings = settings_of(_given(arguments))
+        found, given = look(arguments.policy), _given(arguments)
+        if start := start_of(arguments.policy):
+            if not arguments.follow:
+                raise ValueError(f"the run in {arguments.policy} has no policy/ yet; serve what it makes with --follow")
+            found, given["policy"] = None, start
+        settings = settings_of(given)
         run(settings, arguments.host, arguments.port, arguments.address)
     except (ValueError, ModelError, KeyFileError, ScorerError, OSError, RuntimeError) as error:
         Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", highlight=False, markup=False)
@@ -38,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("warning: without keys anyone who reaches the port may use the service", style="yellow")
     url = f"http://{arguments.host}:{arguments.port}/v1"
     console.print(f"serving {settings.policy} as {settings.name!r} at {url}", highlight=False, markup=False)
+    console.print(f"metrics at {_metrics_url()}", highlight=False, markup=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _follow(settings, arguments, console)
+        _follow(settings, found, arguments, console)
     except KeyboardInterrupt:
         serve.shutdown()
     return 0
@@ -57,34 +63,31 @@ def run(settings: Settings, host: str, port: int, address: str | None = None) ->
     serve.run(application(settings), name=APPLICATION, route_prefix="/")
 
 
-def _follow(settings: Settings, arguments: argparse.Namespace, console: Console) -> None:
+def _metrics_url() -> str:
+    """Where Prometheus finds what this node exports."""
+    own = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == own)
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
+def _follow(settings: Settings, served: Found | None, arguments: argparse.Namespace, console: Console) -> None:
     """Release what the policy's name stands for, whenever that has changed and is complete."""
-    served = seen = contents(arguments.policy)
+    seen = served
     while True:
         time.sleep(POLL_SECONDS)
-        found = contents(arguments.policy)
+        found = look(arguments.policy)
         # Two equal looks in a row: nobody is writing any more.
         if arguments.follow and found and found == seen != served:
-            version = settings.served.version + 1
-            release = Release(policy=found[0], version=version, preference=settings.preference)
-            settings, served = settings.model_copy(update={"release": release}), found
-            console.print(f"version {version}: {found[0]}", highlight=False, markup=False)
+            served = found
             try:
+                release = release_of(found, settings.served.version + 1, settings.preference)
+                settings = settings.model_copy(update={"release": release})
+                console.print(f"version {release.version}: {release.policy}", highlight=False, markup=False)
                 run(settings, arguments.host, arguments.port)
-            except RuntimeError as error:
-                # What is served goes on; the next change is another try.
-                console.print(f"version {version} failed: {error}", style="red", highlight=False, markup=False)
+            except Exception as error:
+                # Whatever is wrong with it, what is served goes on; the next change is another try.
+                console.print(f"{found.place}: {type(error).__name__}: {error}", style="red", markup=False)
         seen = found
-
-
-def contents(name: str) -> tuple[str, ...]:
-    """What a policy's name stands for now: its folder, with time and size of every file; empty if it is gone."""
-    folder = Path(policy_folder(name)).expanduser().resolve()
-    try:
-        files = sorted((file.name, file.stat()) for file in folder.iterdir())
-    except OSError:
-        return ()
-    return str(folder), *(f"{name} {found.st_mtime_ns} {found.st_size}" for name, found in files)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -128,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="for example limits.deadline=30"
     )
-    parser.add_argument("--follow", action="store_true", help="serve what comes to be in the folder, or under a link")
+    parser.add_argument(
+        "--follow", action="store_true", help="serve each new version: of the folder, the link, or the run"
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--address", help="an existing Ray cluster")

@@ -70,7 +70,7 @@ class Door:
         try:
             owner = self._owner(scope)
             with self._admission.request(owner) if scope["path"].startswith(GUARDED) else contextlib.nullcontext():
-                self._metrics.running.set(self._admission.running)
+                self._metrics.set_running(self._admission.running)
                 body = await self._body(scope, receive)
                 await self._app(scope, _replayed(body, receive), answer)
         except ServingError as error:
@@ -83,7 +83,7 @@ class Door:
         finally:
             seconds = time.monotonic() - began
             route = next((known for known in ROUTES if scope["path"] == known), "other")
-            self._metrics.running.set(self._admission.running)
+            self._metrics.set_running(self._admission.running)
             self._metrics.requests.inc(tags={"route": route, "status": str(status)})
             self._metrics.seconds.observe(seconds, {"route": route})
             logger.info("%s key=%s %s %s %.3f s", name, owner or "-", route, status, seconds)

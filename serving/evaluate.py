@@ -3,7 +3,8 @@
 For each preferred angle and prompt the service chooses twice among the same number k of candidates: with `rps`, whose
 candidates are written for neighbouring directions, and with `best_of_n`, whose candidates are all written for the
 preferred one. What is compared is the chosen answer's reward along the preferred direction, prompt by prompt; and, by
-the service's judge where it has one, the answers themselves, also with the effect of their length taken out.
+the service's judge where it has one, the answers themselves; both also with the effect of their length taken out. What
+the candidates written for each angle are rewarded with shows whether the policy follows directions at all.
 """
 
 import argparse
@@ -31,7 +32,7 @@ SEED_STRIDE = 1000
 
 
 class EvaluationError(RuntimeError):
-    """The service can't be compared; the message says what it answered."""
+    """The service can't do what it is asked for; the message says what it answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,8 @@ class Choice:
     score: float
     mean_score: float
     """Of all its candidates: what choosing at random would have had."""
+    mean_rewards: dict[str, float]
+    """Of all its candidates, by objective."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +67,16 @@ class AngleResult:
     """Whether training covered it: then it is a negative control, and rps should not win."""
     k: int
     comparison: PairedComparison
+    length_controlled: float | None
+    """Win rate if the answers were as long; none with too few prompts."""
+    scores: dict[str, float]
+    """For each method, the mean score of what it chose."""
     gain_of_choosing: dict[str, float]
     """For each method, the chosen score above the mean of its candidates."""
     words: dict[str, float]
     """Mean length of what each method chose."""
+    written: dict[str, float]
+    """Mean rewards of the answers that were written for this direction, by objective."""
     judge: Verdict | None
 
 
@@ -100,11 +109,13 @@ async def chosen(
     model: str,
     max_tokens: int,
     theta_max: float = 30.0,
+    neighborhood: str = "grid",
     temperature: float = 0.7,
     at_once: int = 8,
 ) -> list[Choice]:
     """What a method chooses for each prompt."""
     slots = asyncio.Semaphore(at_once)
+    selection = {"k": k, "theta_max": theta_max, "neighborhood": neighborhood, "return_candidates": True}
 
     async def one(number: int, prompt: str) -> Choice:
         body = {
@@ -114,13 +125,18 @@ async def chosen(
             "temperature": temperature,
             "seed": SEED_STRIDE * number + METHODS.index(method) * SEED_STRIDE // 2,
             "preference": angle,
-            "selection": {"method": method, "k": k, "theta_max": theta_max, "return_candidates": True},
+            "selection": selection | {"method": method},
         }
         async with slots:
-            answer = _checked(await client.post("/v1/chat/completions", json=body))
-        scores = [candidate["score"] for candidate in answer["nashloop"]["candidates"] if "score" in candidate]
-        text = answer["choices"][0]["message"]["content"]
-        return Choice(text=text, score=max(scores), mean_score=float(np.mean(scores)))
+            answer = checked(await client.post("/v1/chat/completions", json=body))
+        scored = [candidate for candidate in answer["nashloop"]["candidates"] if "score" in candidate]
+        scores = [candidate["score"] for candidate in scored]
+        return Choice(
+            text=answer["choices"][0]["message"]["content"],
+            score=max(scores),
+            mean_score=float(np.mean(scores)),
+            mean_rewards=_mean([candidate["rewards"] for candidate in scored]),
+        )
 
     return list(await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts))))
 
@@ -130,28 +146,44 @@ def summarise(
 ) -> AngleResult:
     """The figures of one angle. `judged`: probability that the judge prefers what rps chose, prompt by prompt."""
     ours, theirs = (answers[method] for method in METHODS)
+    comparison = compare([choice.score for choice in ours], [choice.score for choice in theirs])
+    wins = [(np.sign(one.score - other.score) + 1.0) / 2.0 for one, other in zip(ours, theirs, strict=True)]
     return AngleResult(
         angle=angle,
         covered=covered,
         k=k,
-        comparison=compare([choice.score for choice in ours], [choice.score for choice in theirs]),
+        comparison=comparison,
+        length_controlled=_length_controlled(wins, ours, theirs),
+        scores={method: float(np.mean([choice.score for choice in answers[method]])) for method in METHODS},
         gain_of_choosing={
             method: float(np.mean([choice.score - choice.mean_score for choice in answers[method]]))
             for method in METHODS
         },
         words={method: float(np.mean([len(choice.text.split()) for choice in answers[method]])) for method in METHODS},
+        written=_mean([choice.mean_rewards for choice in theirs]),
         judge=None if judged is None else _verdict(judged, ours, theirs),
     )
 
 
 def _verdict(judged: Sequence[float], ours: Sequence[Choice], theirs: Sequence[Choice]) -> Verdict:
-    rate, controlled = win_rate_interval(judged), None
-    if len(judged) >= FOLDS:
-        shorter = [len(other.text) - len(one.text) for one, other in zip(ours, theirs, strict=True)]
-        controlled = length_control(
-            Comparisons(preference=judged, length_difference=shorter, example=np.arange(len(judged)))
-        ).win_rate
+    rate = win_rate_interval(judged)
+    controlled = _length_controlled(judged, ours, theirs)
     return Verdict(mean=rate.mean, low=rate.low, high=rate.high, length_controlled=controlled)
+
+
+def _length_controlled(preferred: Sequence[float], ours: Sequence[Choice], theirs: Sequence[Choice]) -> float | None:
+    """Of the probabilities that what rps chose is preferred, prompt by prompt."""
+    if len(preferred) < FOLDS:
+        return None
+    shorter = [len(other.text) - len(one.text) for one, other in zip(ours, theirs, strict=True)]
+    found = length_control(
+        Comparisons(preference=preferred, length_difference=shorter, example=np.arange(len(preferred)))
+    )
+    return found.win_rate
+
+
+def _mean(rewards: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rewards])) for name in rewards[0]}
 
 
 async def _judged(
@@ -164,11 +196,19 @@ async def _judged(
         answer = await client.post("/v1/preferences", json=asked)
         if answer.status_code == 400 and "no judge" in answer.text:
             return None
-        found.append(float(_checked(answer)["matrix"][0][1]))
+        found.append(float(checked(answer)["matrix"][0][1]))
     return found
 
 
-def _checked(answer: httpx.Response) -> dict[str, Any]:
+def client_of(url: str, deadline: float) -> httpx.AsyncClient:
+    """A client with the key in NASHLOOP_KEY, if there is one; each request may take `deadline` seconds."""
+    key = os.environ.get("NASHLOOP_KEY")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=deadline)
+
+
+def checked(answer: httpx.Response) -> dict[str, Any]:
+    """What a request was answered. Raises: `EvaluationError` with what the service says against it."""
     if not answer.is_success:
         raise EvaluationError(f"{answer.request.url} answers {answer.status_code}: {answer.text[:500]}")
     found: dict[str, Any] = answer.json()
@@ -190,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "k": arguments.k,
         "trained": arguments.trained,
         "max_tokens": arguments.max_tokens,
+        "neighborhood": arguments.neighborhood,
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     figures = {"about": about, "angles": [asdict(result) for result in results]}
@@ -200,9 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(arguments: argparse.Namespace, prompts: Sequence[str]) -> list[AngleResult]:
-    key = os.environ.get("NASHLOOP_KEY")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    async with httpx.AsyncClient(base_url=arguments.url, headers=headers, timeout=arguments.deadline) as client:
+    async with client_of(arguments.url, arguments.deadline) as client:
         return await evaluate(
             client,
             prompts,
@@ -212,6 +251,8 @@ async def _run(arguments: argparse.Namespace, prompts: Sequence[str]) -> list[An
             model=arguments.model,
             max_tokens=arguments.max_tokens,
             theta_max=arguments.theta_max,
+            neighborhood=arguments.neighborhood,
+            at_once=arguments.at_once,
         )
 
 
@@ -226,9 +267,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trained", type=float, nargs=2, default=[-45, 0], help="angles that training covered")
     parser.add_argument("--k", type=int, default=5, help="candidates of either method")
     parser.add_argument("--theta-max", type=float, default=30.0)
+    parser.add_argument("--neighborhood", choices=["grid", "uniform", "von_mises"], default="grid")
+    parser.add_argument("--at-once", type=int, default=8, help="requests that are out at a time")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--model", default="policy")
-    parser.add_argument("--deadline", type=float, default=300.0, help="of one request, in seconds")
+    parser.add_argument("--deadline", type=float, default=600.0, help="of one request, in seconds")
     parser.add_argument("--output", default="runs/serving-evaluation", help="path without suffix of the three files")
     return parser
 

@@ -43,6 +43,10 @@ class Ingress:
         """Take the default preference of a release."""
         self._selector.preference = Release.model_validate(user_config).preference
 
+    def check_health(self) -> None:
+        """Called by Serve every few seconds."""
+        self._metrics.refresh()
+
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """The application that Serve gives the requests to."""
         return create_app(self._settings, self, self._selector, self._metrics)

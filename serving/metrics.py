@@ -13,10 +13,20 @@ class Metrics:
     def __init__(self) -> None:
         self.requests = Counter("nashloop_requests", "Requests by route and status.", tag_keys=("route", "status"))  # type: ignore[arg-type]
         self.seconds = Histogram("nashloop_request_seconds", "Time to the end of the answer.", SECONDS, ("route",))
-        self.running = Gauge("nashloop_requests_running", "Requests that are being answered.")
+        self._running_gauge = Gauge("nashloop_requests_running", "Requests that are being answered.")
+        self._running = 0
         self.candidates = Counter("nashloop_candidates", "Candidates written for selections.", ("method",))
         self.unscored = Counter("nashloop_candidates_unscored", "Candidates left out: not scored.", ("method",))
         self.tokens = Counter("nashloop_candidate_tokens", "Tokens written for selections.", ("method",))
         self.gain = Histogram(
             "nashloop_selection_gain", "Score of the chosen candidate above their mean.", SCORES, ("method",)
         )
+
+    def set_running(self, running: int) -> None:
+        """How many requests are being answered."""
+        self._running = running
+        self._running_gauge.set(running)
+
+    def refresh(self) -> None:
+        """Say again what has not changed: Ray forgets a gauge that was not set during two of its reports."""
+        self._running_gauge.set(self._running)

@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 from ray.serve.metrics import Counter, Gauge
+from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
 from actors.config import PublicationConfig
 from actors.publication import ENGINE_TOKENS, Canary, Publication, PublicationError, verify_canaries
@@ -104,21 +106,28 @@ class PolicyServer(LLMServer):
         if self._broken:
             raise ReleaseRefused(self._broken)
         await super().check_health()
+        if self._release:
+            # Ray forgets a gauge that was not set during two of its reports.
+            self._version_gauge.set(self._release.version)
 
     async def _parts(self, kind: Kind, body: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        started = False
         try:
-            request = REQUESTS[kind].model_validate(body)
-        except ValidationError as error:
-            yield {"error": {"message": str(error), "type": "invalid_request_error", "code": 400}}
-            return
-        stream = await getattr(self, kind)(request)
-        async for part in stream:
-            # A stream comes in batches of events; an error comes alone, in a batch or not.
-            batch = part if isinstance(part, list) else [part]
-            if all(isinstance(event, str) for event in batch):
-                yield "".join(batch)
-            else:
-                yield batch[-1].model_dump(mode="json")
+            stream = await getattr(self, kind)(REQUESTS[kind].model_validate(body))
+            async for part in stream:
+                # A stream comes in batches of events; an error comes alone, in a batch or not.
+                batch = part if isinstance(part, list) else [part]
+                if all(isinstance(event, str) for event in batch):
+                    yield "".join(batch)
+                else:
+                    yield batch[-1].model_dump(mode="json")
+                started = True
+        except Exception as error:
+            # vLLM's own server answers more kinds of errors than Ray passes on: those of a chat template, for example.
+            answer = create_error_response(error)
+            if started or answer.error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            yield answer.model_dump(mode="json")
 
     async def _whole(self, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = {}

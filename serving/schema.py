@@ -1,8 +1,16 @@
 """Requests and answers, as pydantic models: vLLM's own where OpenAI has them, with two more fields for a chat."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
 Method = Literal["none", "best_of_n", "soft_best_of_n", "best_of_majority", "rps", "tournament"]
@@ -38,14 +46,31 @@ class Selection(Strict):
     return_candidates: bool = False
 
 
-class ChatRequest(ChatCompletionRequest):
+class Checked(BaseModel):
+    """A request of vLLM's, in which everything that is wrong is a wrong request.
+
+    vLLM's own checks raise errors of its own, and stumble over values of other types than they expect.
+    """
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refused(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+class ChatRequest(Checked, ChatCompletionRequest):
     """OpenAI's chat completion; `selection` and `preference` are NashLoop's."""
 
     selection: Selection | None = None
     preference: Preference | None = None
 
 
-class TextRequest(CompletionRequest):
+class TextRequest(Checked, CompletionRequest):
     """OpenAI's completion."""
 
 

@@ -1,6 +1,7 @@
 """A policy that is a function: it answers what a request says, so that the application can be tested alone.
 
-A user's text may begin with `sleep`, `lose`, `break` or `refuse`; otherwise `write(prompt, seed)` is the answer.
+A user's text may begin with `sleep`, `lose`, `break` or `refuse`; otherwise `write(prompt, seed)` is the answer, which
+the token limit has cut where it ends with a dash.
 """
 
 import asyncio
@@ -56,7 +57,7 @@ class Echo:
 
     async def _answer(self, body: Body) -> Body:
         self.asked.append(body)
-        prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
+        prompt = str(body["messages"][-1].get("content") if "messages" in body else body.get("prompt"))
         if prompt.startswith("refuse"):
             return {"error": {"message": "longer than the context", "type": "BadRequestError", "code": 400}}
         if prompt.startswith("break"):
@@ -69,9 +70,11 @@ class Echo:
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
-        message = {"role": "assistant", "content": self._write(prompt, body.get("seed", 0))}
+        text = self._write(prompt, body.get("seed", 0))
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": "length" if text.endswith("-") else "stop"}
         usage = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
-        return {"id": "x", "choices": [{"index": 0, "message": message}], "usage": usage}
+        return {"id": "x", "choices": [choice], "usage": usage}
 
 
 def settings(**given: Any) -> Settings:

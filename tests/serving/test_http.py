@@ -6,8 +6,13 @@ from typing import Any
 
 import httpx
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as fuzzing
 
-from serving.http import VERSION_HEADER
+from serving.http import VERSION_HEADER, create_app
+from serving.metrics import Metrics
+from serving.selecting import Selector
 from tests.serving.echo import Echo, chat, client, settings
 
 CHAT = "/v1/chat/completions"
@@ -201,6 +206,8 @@ BAD = {
     "tokens": (chat(max_tokens=65), "more than the 64 that are allowed"),
     "unknown field": (chat(selection={"metod": "rps"}, preference=10), "selection.metod: Extra inputs"),
     "beyond the context": (chat("refuse"), "longer than the context"),
+    "vLLM's own checks": (chat(tools=[]), "must not be an empty array"),
+    "values of another type": (chat(stream_options=5), "stream_options"),
 }
 
 
@@ -212,6 +219,13 @@ def test_bad_input_is_answered_with_what_is_allowed(name: str) -> None:
     error = answer.json()["error"]
     assert message in error["message"]
     assert error.keys() == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("body", [{}, {"prompt": ""}, {"prompt": None}, {"prompt": "a", "stream_options": 5}, []])
+def test_a_completion_of_nothing_is_refused(body: Any) -> None:
+    answer = post(body, "/v1/completions")
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -311,6 +325,23 @@ def test_the_deadline_ends_the_answer_and_its_generation(stream: bool) -> None:
     assert answer.status_code == 504
     assert "no answer within 0.2 s" in answer.json()["error"]["message"]
     assert service.cancelled == 1
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/scores", "/v1/preferences"])
+def test_nothing_that_the_document_allows_is_a_fault(path: str) -> None:
+    """Made up from the OpenAPI document; the service itself, with vLLM behind it, is asked in `test_service.py`."""
+    of = settings(limits={"deadline": 5})
+    service, metrics = Echo(of), Metrics()
+    app = create_app(of, service, Selector(of, service, metrics), metrics)
+    operation = schemathesis.openapi.from_asgi("/openapi.json", app)[path]["POST"]
+
+    @given(case=operation.as_strategy())
+    @fuzzing(max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    def ask(case: schemathesis.Case[Any]) -> None:
+        answer = case.call()
+        assert answer.status_code < 500, (case.body, answer.text)
+
+    ask()
 
 
 def test_the_openapi_document_names_every_route() -> None:

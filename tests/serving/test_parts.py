@@ -17,12 +17,13 @@ from actors.models import ModelError
 from actors.publication import PublicationError, verify_canaries, verify_checksums
 from actors.scorer import ScorerError
 from serving import proof
-from serving.__main__ import _given, _parser, contents
+from serving.__main__ import _given, _parser, main
 from serving.app import _identity, settings_of
 from serving.gate import Gate
 from serving.prompts import conditioned, prompt_of
 from serving.scoring import Scorers
 from serving.settings import Release, Settings, engine_arguments, policy_folder
+from tests.examples import tree
 from tests.serving.echo import settings
 from tests.tiny import make_model
 
@@ -98,19 +99,12 @@ def test_the_command_line_reaches_every_setting(tiny_model: Path) -> None:
         _given(_parser().parse_args([*command, "--scorer", "m:f"]))
 
 
-def test_what_a_followed_name_stands_for_changes_with_its_files_and_its_link(tmp_path: Path) -> None:
-    first, link = make_model(tmp_path / "first"), tmp_path / "link"
-    link.symlink_to(first)
-    seen = [contents(str(link)), contents(str(link))]
-    assert seen[0] == seen[1]
-    (first / "more").write_text("x")
-    seen.append(contents(str(link)))
-    link.unlink()
-    seen.append(contents(str(link)))
-    link.symlink_to(make_model(tmp_path / "second"))
-    seen.append(contents(str(link)))
-    assert len(set(seen)) == 4
-    assert seen[3] == ()
+def test_a_run_without_a_policy_is_served_only_while_it_is_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree()))
+    assert main(["--policy", str(tmp_path), "--without-keys"]) == 1
+    assert "has no policy/ yet; serve what it makes with --follow" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_release_changes_in_place_and_everything_else_does_not() -> None:

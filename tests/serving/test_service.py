@@ -5,6 +5,7 @@ One service for all of these tests, in processes of its own; they run in order, 
 
 import asyncio
 import json
+import math
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +23,14 @@ import httpx
 import openai
 import psutil
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from serving import http
 from serving.keys import make_key
-from tests.tiny import make_model
+from tests.serving.runs import checkpoint, make_run
+from tests.tiny import make_model, make_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -38,10 +43,11 @@ SELECTION = {"method": "rps", "k": 3, "return_candidates": True}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A running service: its address, the link that names its policy, and its first process."""
+    """A running service: its address, the link that names its policy, what it says, and its first process."""
 
     url: str
     link: Path
+    log: Path
     process: int
 
     def get(self, path: str) -> httpx.Response:
@@ -92,7 +98,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     command += ["--set", f"limits.running={RUNNING}", "--address", "local"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    running = Running(url=f"http://127.0.0.1:{port}", link=link, process=process.pid)
+    running = Running(url=f"http://127.0.0.1:{port}", link=link, log=folder / "log", process=process.pid)
     try:
         running.wait(lambda found: found["ready"] or process.poll() is not None, 280)
         assert process.poll() is None, (folder / "log").read_text()
@@ -239,28 +245,38 @@ def test_the_version_changes_under_load_without_a_failed_or_mixed_answer(service
     assert any(answers[number, "0"] != answers[number, "1"] for number in range(6))
 
 
-def ask_once(service: Running, number: int = 0) -> tuple[str, str]:
-    """Version and text of one answer."""
+def ask(service: Running, asked: dict[str, Any]) -> httpx.Response:
+    """What a chat request is answered, without an error."""
     headers = {"authorization": f"Bearer {KEY}"}
-    answer = httpx.post(f"{service.url}/v1/chat/completions", json=body(number), headers=headers, timeout=60)
+    answer = httpx.post(f"{service.url}/v1/chat/completions", json=asked, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
-    return answer.headers["x-nashloop-version"], answer.json()["choices"][0]["message"]["content"]
+    return answer
 
 
-def test_a_policy_that_fails_its_proof_is_rolled_back(service: Running) -> None:
+def ask_once(service: Running) -> tuple[str, list[float]]:
+    """Version of one answer, and the log-probabilities of its tokens: what the weights say, even if it is no text."""
+    answer = ask(service, body(0, logprobs=True))
+    tokens = answer.json()["choices"][0]["logprobs"]["content"]
+    return answer.headers["x-nashloop-version"], [token["logprob"] for token in tokens]
+
+
+def test_a_running_job_is_followed_and_what_fails_its_proof_is_rolled_back(service: Running) -> None:
     """Weights that are no numbers arrive bit for bit, but their canaries agree with nothing."""
-    before = ask_once(service)
-    folder = service.link.parent / "broken"
-    shutil.copytree(service.link.parent / "second", folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
-        model.model.norm.weight.fill_(float("nan"))
-    model.save_pretrained(folder)
-    service.point_to(folder)
+    _, before = ask_once(service)
+    run = make_run(service.link.parent / "run", service.link.parent / "second")
+    checkpoint(run, 20)
+    service.point_to(run)
+    service.wait(lambda found: found["version"] == 20, 40)
+    version, followed = ask_once(service)
+    assert version == "20"
+    assert followed != pytest.approx(before, abs=1e-3)
+    checkpoint(run, 30, scale=math.nan)
     found = service.wait(lambda found: bool(found["ready"] and found["refused"]), 40)
     assert "canary log-probabilities differ" in found["refused"]
-    assert found["version"] == 1
-    assert ask_once(service) == before
+    assert found["version"] == 20
+    version, again = ask_once(service)
+    assert version == "20"
+    assert again == pytest.approx(followed, abs=1e-4)
 
 
 def test_an_incomplete_policy_is_refused(service: Running) -> None:
@@ -269,9 +285,64 @@ def test_an_incomplete_policy_is_refused(service: Running) -> None:
     (folder / "model.safetensors").unlink()
     service.point_to(folder)
     found = service.wait(lambda found: bool(found["ready"] and "lacks weights" in (found["refused"] or "")), 20)
-    assert found["version"] == 1
+    assert found["version"] == 20
     service.point_to(service.link.parent / "second")
     service.wait(lambda found: bool(found["ready"] and found["refused"] is None), 20)
+
+
+VALID: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": "policy", "messages": TEXT, "max_tokens": 4},
+    "/v1/completions": {"model": "policy", "prompt": "one", "max_tokens": 4},
+    "/v1/scores": {"prompt": "one", "messages": None},
+    "/v1/preferences": {"prompt": "one", "messages": None},
+}
+"""What lets a request that is otherwise made up come as far as the engine."""
+
+
+@pytest.mark.parametrize("path", VALID)
+def test_nothing_that_the_document_allows_is_a_fault_or_hangs(service: Running, path: str) -> None:
+    """Made up from the OpenAPI document; half of the requests name the model and something to answer."""
+    operation = schemathesis.openapi.from_url(f"{service.url}/openapi.json")[path]["POST"]
+    seen: Counter[int] = Counter()
+
+    @given(case=operation.as_strategy(), sound=st.booleans())
+    @settings(max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    def ask(case: schemathesis.Case[Any], sound: bool) -> None:
+        if sound and isinstance(case.body, dict):
+            case.body |= VALID[path]
+        answer = case.call(headers={"authorization": f"Bearer {KEY}"}, timeout=20)
+        assert answer.status_code < 500, (case.body, answer.text)
+        seen[answer.status_code] += 1
+
+    before = memory(service)
+    ask()
+    assert seen[200] > 0
+    assert seen[400] > 0
+    assert memory(service) < before + 64 * 2**20, "the engine keeps what it was asked"
+    ask_once(service)
+
+
+def memory(service: Running) -> int:
+    """Bytes that the replica of the policy and its engine hold."""
+    replicas = [child for child in psutil.Process(service.process).children(recursive=True) if is_policy(child)]
+    return sum(p.memory_info().rss for replica in replicas for p in (replica, *replica.children(recursive=True)))
+
+
+def test_prometheus_gets_every_metric_that_the_dashboard_asks_for(service: Running) -> None:
+    extra = {"selection": {"method": "best_of_n", "k": 8}, "preference": {"warmth": 1, "verbosity": 0.5}}
+    # One character, of which the scorer can't read the second: some candidates of this request are left out.
+    tokens = make_tokenizer()(["a", "%"])["input_ids"]
+    asked = body(0, max_tokens=1, temperature=1, allowed_token_ids=[ids[0] for ids in tokens], **extra)
+    ask(service, asked)
+    found = re.search(r"metrics at (http://\S+)", service.log.read_text())
+    assert found, service.log.read_text()
+    dashboard = (Path(http.__file__).parent / "grafana.json").read_text("utf-8")
+    wanted = set(re.findall(r"\bray_\w+", dashboard))
+    assert len(wanted) > 10
+    deadline = time.monotonic() + 30.0
+    while missing := wanted - set(re.findall(r"^ray_\w+", httpx.get(found[1], timeout=30).text, re.M)):
+        assert time.monotonic() < deadline, f"the dashboard asks for {sorted(missing)}, which nothing exports"
+        time.sleep(1.0)
 
 
 def test_a_killed_replica_comes_back_and_no_request_hangs(service: Running) -> None:
@@ -290,10 +361,12 @@ def test_a_killed_replica_comes_back_and_no_request_hangs(service: Running) -> N
             replica.kill()
         return await asking
 
-    before = ask_once(service)
+    version, before = ask_once(service)
     assert set(asyncio.run(kill_while_asking())) <= {200, 503}
     service.wait(lambda found: bool(found["ready"]), 120)
-    assert ask_once(service) == before, "the release that was served before comes back"
+    again, after = ask_once(service)
+    assert again == version, "the release that was served before comes back"
+    assert after == pytest.approx(before, abs=1e-4)
 
 
 def is_policy(process: psutil.Process) -> bool:

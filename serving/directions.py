@@ -1,0 +1,194 @@
+"""Conversations that teach a policy to follow directions: `python -m serving.directions --url URL ...`.
+
+Preference-conditioned rejection sampling, as in Directional Preference Alignment (arXiv 2402.18571): for each prompt
+some directions are drawn, the service writes several candidates for each, and the one that is best along a direction
+becomes the answer of a conversation that tells the direction, for `python -m workflows.sft`. The tuned policy, served,
+writes for the next round.
+
+Unlike there, a direction chooses among the candidates of all directions of its prompt, because what an answer is
+rewarded with does not depend on the direction it was written for. `--system` makes the candidates of a policy that
+can't follow directions yet differ; like an answer that the token limit cut, it does not become part of a conversation.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from actors.prompts import PromptError, load_prompts
+from actors.records import Message, derive_seed
+from algorithms.selection.rules import best_of_n, projected
+from serving.evaluate import EvaluationError, checked, client_of
+from serving.prompts import conditioned
+
+Conversation = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What the service wrote for one direction of a prompt."""
+
+    direction: dict[str, float]
+    """The unit vector, by objective."""
+    candidates: list[tuple[str, dict[str, float]]]
+    """Complete answers that could be scored, with their rewards by objective."""
+
+
+async def converse(
+    client: httpx.AsyncClient,
+    prompts: Sequence[Conversation],
+    angles: Sequence[float],
+    template: str,
+    *,
+    drawn: int,
+    seed: int,
+    systems: Sequence[str],
+    at_once: int,
+    **asked: Any,
+) -> list[dict[str, Any]]:
+    """Rows with `messages`, `drawn` to a prompt, in the order of the prompts; `asked` is passed on to `write`.
+
+    Raises: `EvaluationError` for a request that the service refuses.
+    """
+    slots = asyncio.Semaphore(at_once)
+
+    async def one(number: int, prompt: Conversation) -> list[dict[str, Any]]:
+        generator = np.random.default_rng(derive_seed(seed, "directions", number))
+        chosen = generator.choice(np.asarray(angles, dtype=np.float64), size=drawn, replace=False).tolist()
+        written = []
+        for place, angle in enumerate(chosen):
+            told = prompt
+            if systems and prompt[0]["role"] != "system":
+                told = ({"role": "system", "content": systems[place % len(systems)]}, *prompt)
+            async with slots:
+                own = derive_seed(seed, "candidates", number, place)
+                written.append(await write(client, told, angle, seed=own, **asked))
+        return [
+            {"messages": [*conditioned(prompt, template, direction), {"role": "assistant", "content": answer}]}
+            for direction, answer in best(written)
+        ]
+
+    groups = await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts)))
+    return [row for rows in groups for row in rows]
+
+
+async def write(
+    client: httpx.AsyncClient,
+    messages: Conversation,
+    angle: float,
+    *,
+    seed: int,
+    k: int,
+    model: str,
+    max_tokens: int,
+    temperature: float,
+) -> Written:
+    """k candidates for one direction, without those that the token limit cut or that could not be scored."""
+    body = {
+        "model": model,
+        "messages": list(messages),
+        "n": k,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "preference": angle,
+        "selection": {"method": "best_of_n", "k": k, "return_candidates": True},
+    }
+    answer = checked(await client.post("/v1/chat/completions", json=body))
+    ended = {choice["message"]["content"] for choice in answer["choices"] if choice["finish_reason"] == "stop"}
+    found = [
+        (candidate["text"].strip(), candidate["rewards"])
+        for candidate in answer["nashloop"]["candidates"]
+        if candidate["text"] in ended and candidate["text"].strip() and "rewards" in candidate
+    ]
+    return Written(direction=answer["nashloop"]["direction"], candidates=found)
+
+
+def best(written: Sequence[Written]) -> list[tuple[dict[str, float], str]]:
+    """Each direction of a prompt with the answer that is best along it, of all its candidates; none without any."""
+    pool = [candidate for each in written for candidate in each.candidates]
+    if not pool:
+        return []
+    found = []
+    for direction in (each.direction for each in written):
+        rewards = [[row[name] for name in direction] for _, row in pool]
+        first = best_of_n(projected(rewards, list(direction.values())))[0]
+        found.append((direction, pool[first][0]))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        prompts = [record.messages for record in load_prompts(arguments.prompts)[: arguments.count]]
+        rows = asyncio.run(_run(arguments, prompts))
+    except (EvaluationError, PromptError, ValueError, httpx.HTTPError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    output = Path(arguments.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_suffix(".part")
+    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    part.rename(output)
+    print(f"wrote {len(rows)} conversations of {len(prompts)} prompts to {output}")
+    return 0
+
+
+async def _run(arguments: argparse.Namespace, prompts: Sequence[Conversation]) -> list[dict[str, Any]]:
+    first, last = arguments.trained
+    angles = np.linspace(first, last, arguments.directions).tolist()
+    async with client_of(arguments.url, arguments.deadline) as client:
+        return await converse(
+            client,
+            prompts,
+            angles,
+            arguments.template,
+            drawn=arguments.drawn,
+            seed=arguments.seed,
+            systems=arguments.system,
+            at_once=arguments.at_once,
+            k=arguments.k,
+            model=arguments.model,
+            max_tokens=arguments.max_tokens,
+            temperature=arguments.temperature,
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary = (__doc__ or "").split("\n\n")[1]
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.directions", description=summary, epilog="key: NASHLOOP_KEY"
+    )
+    parser.add_argument("--url", required=True, help="the service, which needs two scorers")
+    parser.add_argument("--prompts", required=True, help="JSONL or Parquet with a column prompt or messages")
+    parser.add_argument("--count", type=int, help="prompts that are used; all by default")
+    parser.add_argument(
+        "--trained", type=float, nargs=2, default=[-45, 0], help="from which to which angle, in degrees"
+    )
+    parser.add_argument("--directions", type=int, default=10, help="evenly spaced directions between them")
+    parser.add_argument("--drawn", type=int, default=3, help="directions that each prompt is told")
+    parser.add_argument("--k", type=int, default=16, help="candidates for each of them")
+    parser.add_argument(
+        "--system", nargs="+", default=[], help="what the candidates of a prompt are also told, in turn"
+    )
+    parser.add_argument("--template", default="dpa", help="how a direction is told; the service's own --template")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="policy")
+    parser.add_argument("--at-once", type=int, default=8, help="requests that are out at a time")
+    parser.add_argument("--deadline", type=float, default=600.0, help="of one request, in seconds")
+    parser.add_argument("--output", required=True, help="JSONL of conversations")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
