@@ -67,6 +67,8 @@ def bereaved(runs: Runs) -> Bereaved:
     reach(1)
     watcher.process("scorer-0").send_signal(signal.SIGKILL)
     reach(2)
+    both = {"engine-0", "engine-1"}
+    until(lambda: future.done() or both <= {e["member"] for e in watcher.events("ready")}, 200, "both engines")
     first, second = watcher.process("engine-0"), watcher.process("engine-1")
     orphans = vllm_processes(first)
     folder = Path(orphans[0].environ()["NASHLOOP_ENGINE_SCRATCH"])
