@@ -33,7 +33,8 @@ class Usage:
     def since(self, before: "Usage", engines: int, scorers: int) -> dict[str, float]:
         """Idle shares and overlap efficiency of the interval after `before`."""
         wall = max(self.wall - before.wall, 1e-9)
-        rollout = (self.rollout - before.rollout) / engines
+        # Busy seconds are read a moment after the wall's, and a plane is busy no longer than all the time.
+        rollout = min((self.rollout - before.rollout) / engines, wall)
         scoring = (self.scoring - before.scoring) / scorers
         # A step's seconds arrive with its end, and may have begun before this interval did.
         learner = min(self.learner - before.learner, wall)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -44,6 +43,7 @@ from actors.records import (
     summarise,
     to_arrow,
 )
+from actors.scratch import make_scratch, scratch_root
 from algorithms.sampling import FIXED
 
 POLICY = "current"
@@ -122,8 +122,7 @@ class RolloutEngine:
         """Version of each policy after each load; vLLM's own version of a token is the load's number."""
         self._forgotten = 0
         self._loading = asyncio.Lock()
-        memory = Path("/dev/shm")
-        self._scratch = Path(tempfile.mkdtemp(prefix="nashloop-", dir=memory if memory.is_dir() else None))
+        self._scratch = make_scratch(scratch_root())
 
     def __repr__(self) -> str:
         return f"RolloutEngine({self.name})"
@@ -139,7 +138,7 @@ class RolloutEngine:
         from actors.models import load_tokenizer, resolve_model
 
         if not hasattr(self, "_engine"):
-            # A killed actor can neither end vLLM's processes nor remove its folder: they see to both.
+            # A killed actor can neither end vLLM's processes nor remove its folder: they see to both, if they live to.
             os.environ["NASHLOOP_ENGINE_OWNER"] = str(os.getpid())
             os.environ["NASHLOOP_ENGINE_SCRATCH"] = str(self._scratch)
             folder = resolve_model(self._config.model.name)

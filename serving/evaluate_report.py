@@ -124,7 +124,10 @@ def _draw_gain(axes: Axes, results: Sequence["AngleResult"]) -> None:
             angles = [result.angle for result in shown]
             axes.errorbar(angles, [g.mean for g in gains], spread, fmt="o", color=colour, capsize=3, label=label)
     axes.set_title("Score of the chosen answer: rps minus best-of-n", fontsize=10, loc="left")
-    axes.legend(frameon=False)
+    axes.set_ylabel("gain in projected score, 95% interval")
+    # Room for the legend above the intervals.
+    axes.margins(y=0.25)
+    axes.legend(frameon=False, loc="upper left", ncols=2)
 
 
 def _draw_rewards(axes: Axes, results: Sequence["AngleResult"]) -> None:
@@ -136,4 +139,5 @@ def _draw_rewards(axes: Axes, results: Sequence["AngleResult"]) -> None:
     for name, colour in zip(ordered[0].written, cycle(OBJECTIVES), strict=False):
         axes.plot(angles, [result.written[name] for result in ordered], "o-", color=colour, label=name)
     axes.set_title("Reward of one answer; training covered what is shaded", fontsize=10, loc="left")
+    axes.set_ylabel("reward of an objective, mean")
     axes.legend(frameon=False)

@@ -58,8 +58,9 @@ def test_idle_shares_are_of_the_interval_and_of_each_member() -> None:
     )
 
 
-def test_idle_shares_are_never_negative() -> None:
+def test_no_plane_is_busy_longer_than_all_the_time() -> None:
     used = Usage(wall=1, rollout=1.1, scoring=1.1, learner=1.1).since(Usage(), 1, 1)
+    assert used["overlap_efficiency"] == 1.0
     assert [used[key] for key in ("idle_rollout", "idle_scoring", "idle_learner")] == [0, 0, 0]
 
 
