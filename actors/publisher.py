@@ -184,7 +184,9 @@ class Publisher:
             return  # counted before: this is an engine that was replaced since
         reports = self._reports.setdefault(report.version, {})
         reports[report.engine] = report
-        if self._expected[report.version] <= reports.keys():
+        # One that has never held any weights still starts: like one that is replaced, it is proved and not waited for.
+        started = {member.name for member in self._members if member.version >= 0}
+        if self._expected[report.version] & started <= reports.keys():
             loaded = list(reports.values())
             self._reports = {v: found for v, found in self._reports.items() if v > report.version}
             self._expected = {v: names for v, names in self._expected.items() if v > report.version}

@@ -31,7 +31,7 @@ class Engine:
         self.name = name
         self.loaded: list[dict[str, int]] = []
         self.lost: set[str] = set()
-        self.load = self
+        self.load: Engine | Slow = self
 
     async def remote(self, *publications: Publication) -> LoadReport:
         if any(p.payload in self.lost for p in publications):
@@ -41,6 +41,17 @@ class Engine:
         return LoadReport(
             version=newest, engine=self.name, seconds=0, paused_seconds=0, mismatch_kl=0, mismatch_max_abs=0
         )
+
+
+class Slow:
+    """Loads as an engine does, after a while."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def remote(self, *publications: Publication) -> LoadReport:
+        await asyncio.sleep(0.1)
+        return await self._engine.remote(*publications)
 
 
 class Scene:
@@ -105,6 +116,27 @@ def test_an_engine_reaches_a_version_that_has_nothing_for_it() -> None:
     assert [member.version for member in scene.members] == [1, 1]
     assert scene.published == [0, 1], "a version is published once those have it that want it"
     assert scene.reached[-1] == [1, 1], "whoever waits for the slower one is told"
+
+
+def test_an_engine_that_still_starts_is_not_waited_for() -> None:
+    """A run begins with its first engine, and so do the figures of its publications."""
+
+    async def story(scene: Scene) -> None:
+        scene.members[1].ready = False
+        await scene.publish(weights("current", 0))
+        assert scene.published == [0]
+        await scene.publisher.prepare(scene.members[1])
+        scene.members[1].ready = True
+        assert scene.published == [0], "counted once"
+        scene.engines[1].load = Slow(scene.engines[1])
+        await scene.publish(weights("current", 1))
+        assert scene.published == [0], "from then on it is waited for"
+        await asyncio.wait_for(scene.publisher.reached(scene.members[1], 1), 5)
+
+    scene = Scene(("current",), ("current",))
+    play(scene, story)
+    assert [engine.loaded for engine in scene.engines] == [[{"current": 0}, {"current": 1}]] * 2
+    assert scene.published == [0, 1]
 
 
 def test_previous_is_so_many_publications_back() -> None:
