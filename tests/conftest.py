@@ -6,6 +6,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One process fewer for each run: no node of a test's cluster is taken away with notice.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+# Ray gives its workers the least priority, which starves them where anything else runs on the same machine.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import json
 from pathlib import Path

@@ -24,11 +24,16 @@ CPUS = 0.25
 """Of a learner here and nowhere else, so that its placement groups are told from those of other runs."""
 
 
-def placement_groups() -> list[str]:
-    """States of the sweep's placement groups: those of its learners and of its trials."""
+def placement_groups() -> list[dict[str, Any]]:
+    """The sweep's placement groups: those of its learners and of its trials."""
     own = ({"CPU": CPUS}, {"memory": 1.0})
     table = ray.util.placement_group_table().values()
-    return [group["state"] for group in table if any(bundle in own for bundle in group["bundles"].values())]
+    return [group for group in table if any(bundle in own for bundle in group["bundles"].values())]
+
+
+def left() -> list[dict[str, Any]]:
+    """Those that still hold something."""
+    return [group for group in placement_groups() if group["state"] != "REMOVED"]
 
 
 def rows(folder: Path) -> dict[str, dict[str, Any]]:
@@ -118,6 +123,8 @@ def test_the_same_command_goes_on_and_leaves_nothing_behind(
     assert stopped["censored"]
     assert stopped["history.kl"][0] < row["history.kl"][0]
     assert not (Path(stopped["run_directory"]) / "policy").exists()
-    states = placement_groups()
-    assert states
-    until(lambda: set(placement_groups()) == {"REMOVED"}, 20, "the sweep's placement groups to be removed")
+    assert placement_groups()
+    try:
+        until(lambda: not left(), 60, "the sweep's placement groups to be removed")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {left()}") from None
