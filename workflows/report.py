@@ -20,7 +20,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from workflows.report_plots import ends, figures, judges_of, number, pick
+from workflows.drawing import ends, judges_of, number, pick
+from workflows.report_plots import figures
 from workflows.report_promises import MISMATCH_KL, promises
 from workflows.report_run import Run, compact, known, read_run, readable
 
@@ -126,7 +127,7 @@ def render(run: Run) -> str:
     of_values = (readable, compact, find, number, judges_of)
     of_run = (verdict, warnings, promises, length_ends, exposed_share)
     environment.globals.update({function.__name__: function for function in (*of_values, *of_run)})
-    drawn = figures(run.steps, run.evaluations, run.summary)
+    drawn = figures(run.steps, run.evaluations, run.summary, run.diagnostics)
     return environment.get_template("report_template.html").render(
         run=run,
         show=show,

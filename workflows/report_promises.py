@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from workflows.report_plots import key_number, number
+from workflows.drawing import key_number, number
 from workflows.report_run import Run, compact, known, readable
 
 State = Literal["kept", "broken", "not measured", "not applicable"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from workflows.report_plots import number, pick
+from workflows.drawing import number, pick
 
 Row = Mapping[str, Any]
 ABSENT = "not measured"
@@ -27,7 +27,8 @@ class Run:
     steps: Sequence[Row]
     evaluations: Sequence[Row]
     samples: Sequence[Row]
-    alarms: Sequence[Row]  # rules that were broken; see workflows.diagnostics
+    diagnostics: Sequence[Row]  # measurements of checkpoints; see workflows.diagnostics
+    alarms: Sequence[Row]  # rules that were broken; see the same
     measured: Row  # summary.json as it is
     summary: Row  # the same, completed from metrics.jsonl where a key is missing
     events: Mapping[str, int]  # how often each event of events.jsonl happened
@@ -73,6 +74,10 @@ def _load_lines(directory: Path, name: str, problems: list[str]) -> list[Row]:
     return rows
 
 
+def _optional_lines(directory: Path, name: str, problems: list[str]) -> list[Row]:
+    return _load_lines(directory, name, problems) if (directory / name).exists() else []
+
+
 def _count_events(directory: Path) -> Counter[str]:
     """How often each event happened; read line by line, for the file grows with every group."""
     try:
@@ -82,8 +87,8 @@ def _count_events(directory: Path) -> Counter[str]:
         return Counter()
 
 
-def _by_version(rows: Sequence[Row], kind: str) -> list[Row]:
-    """The rows of one kind by version; of a version trained again after a resume, the last."""
+def _by_version(rows: Sequence[Row], kind: str | None = None) -> list[Row]:
+    """The rows of one kind, if there are several, by version; of a version trained again after a resume, the last."""
     last = {number(row.get("version")): row for row in rows if row.get("kind") == kind}
     return [last[version] for version in sorted(version for version in last if version is not None)]
 
@@ -116,7 +121,8 @@ def read_run(directory: Path) -> Run:
         steps=steps,
         evaluations=evaluations,
         samples=_load_lines(directory, "samples.jsonl", problems),
-        alarms=_load_lines(directory, "alarms.jsonl", problems) if (directory / "alarms.jsonl").exists() else [],
+        diagnostics=_by_version(_optional_lines(directory, "diagnostics.jsonl", problems)),
+        alarms=_optional_lines(directory, "alarms.jsonl", problems),
         measured=measured,
         summary=_from_metrics(steps, evaluations) | dict(measured),
         events=_count_events(directory),

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from algorithms.tournament import Standings
-from workflows.report_plots import INK, STYLE
+from workflows.drawing import INK, STYLE
 from workflows.run_directory import environment
 
 READING = (

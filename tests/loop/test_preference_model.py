@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from actors.preference_config import PreferenceModelConfig
 from actors.reward_models import RewardModel, load_preference_model
-from tests.loop.support import until
+from tests.loop.support import Runs, until
 from workflows.preference_model.__main__ import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -89,6 +89,25 @@ def test_a_known_reward_is_found_again_by_every_member_and_a_killed_run_goes_on(
         assert all((left[key] == right[key]).all() for key in left)
     lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     assert [(line["member"], line["step"]) for line in lines] == [(m, s + 1) for m in (0, 1) for s in range(60)]
+
+
+def test_one_on_a_pretrained_model_is_the_scorer_of_a_following_run(
+    cluster: str, data: Path, tmp_path: Path, runs: Runs
+) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(data.read_text().splitlines(keepends=True)[:48]))
+    training = {"method": "head", "epochs": 4, "batch": 8, "learning_rate": 3e-3, "workers": 1, "deadline": 300}
+    model = {"name": "smollm2-135m-instruct", "dtype": "float32"}
+    train(configured(Path(), few, tmp_path, "pretrained", model=model, training=training), cluster)
+    folder = tmp_path / "pretrained" / "model"
+    judged = runs.run(runs.config("judged", scoring={"panel": [{"model": str(folder)}]}, loop={"steps": 2})).succeeded()
+    scorer = load_preference_model(str(folder))
+    trained = [group for _, group in judged.trained()]
+    assert trained
+    for group in trained:
+        expected = scorer.matrix(group.messages, [candidate.text for candidate in group.candidates])
+        assert group.preference == pytest.approx(expected, abs=1e-4)
+        assert np.ptp(group.preference) > 0.01
 
 
 def kill_within_the_second_member(config: PreferenceModelConfig, cluster: str, folder: Path) -> None:

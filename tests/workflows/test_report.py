@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
+from workflows.drawing import running_mean, thin
 from workflows.report import main, verdict, warnings, write_report
-from workflows.report_plots import figures, running_mean, thin
+from workflows.report_plots import figures
 from workflows.report_promises import promises
 from workflows.report_run import read_run
 
@@ -385,6 +386,17 @@ def test_rules_that_were_broken_are_listed_with_version_and_reason(tmp_path: Pat
     text = page_of(tmp_path).text
     assert "Version 12, chosen_falls: chosen_logprob goes on falling." in text
     assert "Version 31, entropy_collapse, which ended the run: entropy < half of <b>the start</b>." in text
+
+
+def test_what_was_measured_beside_the_run_is_drawn(tmp_path: Path) -> None:
+    """In the order of the versions, and the last measurement of each."""
+    drawn = "Measurements of checkpoints, over versions"
+    assert drawn not in [attributes.get("aria-label") for _, attributes in page_of(build_run(tmp_path)).tags]
+    rows = [{"version": version, "kl": 0.1 * version, "top_mass": 0.8, "ranking_accuracy": 0.5} for version in (20, 10)]
+    later = rows[0] | {"kl": 0.7}
+    (tmp_path / "diagnostics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*rows, later)))
+    assert [(row["version"], row["kl"]) for row in read_run(tmp_path).diagnostics] == [(10, 1.0), (20, 0.7)]
+    assert drawn in [attributes.get("aria-label") for _, attributes in page_of(tmp_path).tags]
 
 
 @pytest.mark.parametrize(("factor", "words"), [(0.4, "Lengths collapsed"), (2.0, "Lengths exploded")])

@@ -33,8 +33,8 @@ from algorithms.best_of_n import best_of_n, kl_of_best_of_n
 from algorithms.ensembles import Standardisation, mean, uncertainty_weighted, worst_case
 from algorithms.intervals import mean_interval
 from algorithms.preference import FloatArray
+from workflows.drawing import BLUE, GREEN, MUTED, PURPLE, STYLE, VERMILLION, finish, panels
 from workflows.evaluate.policies import EvaluationError
-from workflows.report_plots import BLUE, GREEN, MUTED, PURPLE, STYLE, VERMILLION, finish, panels
 from workflows.run_directory import environment
 
 SINGLE, MEAN, WORST, UNCERTAINTY = "one member", "mean", "worst case", "uncertainty"

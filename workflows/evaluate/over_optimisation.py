@@ -21,8 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from workflows.drawing import COLOURS, MUTED, STYLE, finish, panels
 from workflows.evaluate.policies import EvaluationError
-from workflows.report_plots import COLOURS, MUTED, STYLE, finish, panels
 from workflows.report_run import Run, read_run
 
 WINDOW = 4

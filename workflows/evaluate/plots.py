@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from workflows.report_plots import BLUE, COLOURS, MUTED, ORANGE, STYLE, VERMILLION, finish, panels, svg
+from workflows.drawing import BLUE, COLOURS, MUTED, ORANGE, STYLE, VERMILLION, finish, panels, svg
 
 PANELS = {"proxy": (BLUE, "o", "the scorers"), "gold": (ORANGE, "s", "the gold scorers")}
 """How each panel's figures are drawn."""

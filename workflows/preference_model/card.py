@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from actors.preference_config import ObjectiveKind, PreferenceModelConfig
 from algorithms.calibration import wilson
-from workflows.report_plots import BLUE, MUTED, STYLE
+from workflows.drawing import BLUE, MUTED, STYLE
 
 PLOT = "reliability.png"
 KINDS: dict[ObjectiveKind, str] = {

@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from algorithms.preference import BoolArray, FloatArray
 from algorithms.scaling.law import Factors
-from workflows.report_plots import BLUE, COLOURS, INK, LINE_STYLES, MUTED, STYLE, VERMILLION, finish, panels, svg
+from workflows.drawing import BLUE, COLOURS, INK, LINE_STYLES, MUTED, STYLE, VERMILLION, finish, panels, svg
 from workflows.scaling_law.measurements import Group
 from workflows.scaling_law.study import Study
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from algorithms.games import FloatArray, create, regularised_equilibrium
 from algorithms.games.registry import SOLVED
-from workflows.report_plots import COLOURS, INK, LINE_STYLES, MUTED, STYLE, finish, panels, svg
+from workflows.drawing import COLOURS, INK, LINE_STYLES, MUTED, STYLE, finish, panels, svg
 from workflows.verify.measurement import Curve, curve, exact_policies
 from workflows.verify.runs import Outcome
 from workflows.verify.settings import Setting
