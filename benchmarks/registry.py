@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks.results import Figure
 
-NAMES = ("generation", "learner", "loop", "scoring", "diagnostics", "serve", "trl")
+NAMES = ("generation", "learner", "loop", "scoring", "diagnostics", "serve", "trl", "trl_time")
 
 
 def bound_of(name: str) -> str:

@@ -1,11 +1,9 @@
-"""Side by side with TRL 1.16's online DPO: at least twice its completions per second, half its time to win rate 0.70.
+"""Side by side with TRL 1.16's online DPO: at least twice its completions per second.
 
 TRL runs in an environment of its own, which is made in the cache on first use (about 1.5 GB), and tuned: KV cache, no
 gradient checkpointing, all cores. Both systems get the same model folder, prompts, judge (VADER compound minus 0.02 a
-word), K = 2, 8 prompts a step, 64 new tokens, constant learning rate 3e-4, beta 0.1, AdamW. Start-up is not counted,
-nor is evaluation: TRL's stops the clock; ours runs beside training, so the version it finds is timed in a run without.
-The time to a win rate is that of the first evaluated version whose win rate on held-out prompts reaches it; 64 prompts
-leave a standard error of 0.06.
+word), K = 2, 8 prompts a step, 64 new tokens, constant learning rate 3e-4, beta 0.1, AdamW. Ours has two learner
+workers where the model is large enough to share. Start-up is not counted. `trl_time` compares what is learned.
 """
 
 import json
@@ -23,29 +21,14 @@ from actors.models import cache_folder, resolve_model
 from benchmarks.measure import ratios, take_turns
 from benchmarks.models import make_llama
 from benchmarks.results import ROOT, Figure
-from benchmarks.runs import (
-    HELDOUT,
-    PROMPTS,
-    Run,
-    configuration,
-    first_version_reaching,
-    run_loop,
-    seconds_to_version,
-    steady_state,
-)
+from benchmarks.runs import HELDOUT, PROMPTS, configuration, run_loop, steady_state
 
 TRL = "trl==1.16.0"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 RATE_TARGET = 2.0
-TIME_TARGET = 0.5
-GOAL = 0.70
 JUDGE = "benchmarks.judges:sentiment_minus_length"
-HELDOUT_PROMPTS = 64
-EVALUATE_EVERY = 6
 WARM_UP = 2
 ETA = 2
-TRAINING_SECONDS = 600
-OUR_STEPS = 36
 LEARNING_RATE, BETA = 3e-4, 0.1
 
 OURS: dict[str, Any] = {
@@ -53,23 +36,18 @@ OURS: dict[str, Any] = {
     "rollout": {"max_running": 24, "max_sequences": 64, "kv_cache_gib": 0.5},
     "scoring": {"panel": [JUDGE]},
 }
-EVALUATION = {
-    "evaluation": {"every": EVALUATE_EVERY, "prompts": HELDOUT_PROMPTS, "final_prompts": HELDOUT_PROMPTS},
-    "data": {"heldout": HELDOUT},
-}
 LEARNER = {"learning_rate": LEARNING_RATE, "betas": (0.9, 0.999), "token_budget": 1024}
 
 
 def run(quick: bool) -> list[Figure]:
-    """Rates with a tiny Llama and with the demo's model, then the time to win rate 0.70 of the latter."""
+    """Rates with a tiny Llama and with the demo's model."""
     python = environment()
     with tempfile.TemporaryDirectory(prefix="nashloop-benchmark-") as folder:
         tiny = str(make_llama(Path(folder) / "llama"))
-        figures, _ = _rates("Llama 4.2M, float32", python, tiny, lora=False, steps=(8, 12) if quick else (24, 80))
+        figures = _rates("Llama 4.2M, float32", python, tiny, lora=False, steps=(8, 12) if quick else (24, 80))
         steps = (3, 10) if quick else (8, 30)
         smollm2 = resolve_model("smollm2-135m-instruct")
-        more, runs = _rates("SmolLM2-135M with LoRA, bfloat16", python, smollm2, lora=True, steps=steps)
-    return figures + more + ([] if quick else _times(python, smollm2, runs[-1]))
+        return figures + _rates("SmolLM2-135M with LoRA, bfloat16", python, smollm2, lora=True, steps=steps)
 
 
 def environment() -> Path:
@@ -88,19 +66,16 @@ def environment() -> Path:
     return python
 
 
-def _rates(
-    name: str, python: Path, model: str, *, lora: bool, steps: tuple[int, int]
-) -> tuple[list[Figure], list[Run]]:
+def _rates(name: str, python: Path, model: str, *, lora: bool, steps: tuple[int, int]) -> list[Figure]:
     theirs, ours = steps
     turns = 2 if ours > 30 else 1
-    runs: list[Run] = []
 
     def run_ours(turn: int) -> float:
-        runs.append(run_loop(config_of(model, lora, ours, {"seed": turn})))
-        return steady_state(runs[-1].steps, 2 * WARM_UP, ours - ETA - 1).completions_per_second
+        run = run_loop(config_of(model, lora, ours, {"seed": turn}))
+        return steady_state(run.steps, 2 * WARM_UP, ours - ETA - 1).completions_per_second
 
     def run_theirs(turn: int) -> float:
-        lines = _trl(python, model, lora, "--steps", str(theirs), "--seed", str(turn))
+        lines = train_with_trl(python, model, lora, "--steps", str(theirs), "--seed", str(turn))
         return completions_per_second(lines)
 
     values = take_turns({"trl": run_theirs, "ours": run_ours}, turns)
@@ -113,7 +88,7 @@ def _rates(
             target=RATE_TARGET,
             note=f"{ours} and {theirs} steps of 16 completions",
         ),
-    ], runs
+    ]
 
 
 def completions_per_second(lines: list[dict[str, Any]]) -> float:
@@ -122,66 +97,10 @@ def completions_per_second(lines: list[dict[str, Any]]) -> float:
     return float(steps[0]["completions"] / statistics.median(line["seconds"] for line in steps))
 
 
-def _times(python: Path, model: str, without_evaluation: Run) -> list[Figure]:
-    lines = _trl(
-        python, model, True, "--steps", "1000", "--seconds", str(TRAINING_SECONDS), "--goal", str(GOAL),
-        "--evaluate-every", str(EVALUATE_EVERY), "--heldout-prompts", str(HELDOUT_PROMPTS),
-    )  # fmt: skip
-    ours = run_loop(config_of(model, True, OUR_STEPS, EVALUATION))
-    reached = first_version_reaching(ours.evaluations, GOAL)
-    evaluations = [line for line in lines if line["kind"] == "evaluation"]
-    their_seconds = time_to_goal(evaluations)
-    censored = their_seconds is None
-    if their_seconds is None:
-        their_seconds = evaluations[-1]["training_seconds"]
-    note = f"not reached: at least {their_seconds:.0f} s" if censored else f"step {evaluations[-1]['version']}"
-    figures = [Figure(name=f"TRL: time to win rate {GOAL:g}", values=(their_seconds,), unit="s", note=note)]
-    our_seconds = float("inf") if reached is None else training_seconds(without_evaluation, reached)
-    return [
-        *figures,
-        Figure(
-            name=f"NashLoop: time to win rate {GOAL:g}",
-            values=(our_seconds,),
-            unit="s",
-            note="not reached" if reached is None else f"version {reached}; {_beside(ours, reached)}",
-        ),
-        Figure(
-            name=f"time to win rate {GOAL:g}: NashLoop / TRL",
-            values=(our_seconds / their_seconds,),
-            target=TIME_TARGET,
-            bound="at most",
-            note=f"{HELDOUT_PROMPTS} held-out prompts, every {EVALUATE_EVERY} steps; win rates "
-            f"TRL {_curve(evaluations)}; NashLoop {_curve(ours.evaluations)}",
-        ),
-    ]
-
-
-def time_to_goal(evaluations: list[dict[str, Any]]) -> float | None:
-    """Training seconds of the first of TRL's evaluations that reaches the goal; none if none does."""
-    reached = [line["training_seconds"] for line in evaluations if line["win_rate"]["mean"] >= GOAL]
-    return min(reached, default=None)
-
-
-def training_seconds(run: Run, version: int) -> float:
-    """Seconds from the first admission to `version`, beyond the end of the run at its steady pace."""
-    last = len(run.steps)
-    if version <= last:
-        return seconds_to_version(run.events, version)
-    pace = steady_state(run.steps, 2 * WARM_UP, last - ETA - 1)
-    return seconds_to_version(run.events, last) + (version - last) * pace.step_seconds
-
-
-def _beside(run: Run, version: int) -> str:
-    return f"{seconds_to_version(run.events, version):.0f} s with the evaluations beside"
-
-
-def _curve(evaluations: list[dict[str, Any]]) -> str:
-    return " ".join(f"{line['version']}:{line['win_rate']['mean']:.2f}" for line in evaluations)
-
-
 def config_of(model: str, lora: bool, steps: int, changes: dict[str, Any]) -> AlignConfig:
     """The run that is compared with TRL's."""
-    method = {"method": "lora", "lora": {"rank": 16, "alpha": 32}} if lora else {"method": "full"}
+    adapter = {"method": "lora", "lora": {"rank": 16, "alpha": 32}, "workers": 2, "cpus": 0.5}
+    method = adapter if lora else {"method": "full"}
     tree = {
         **OURS,
         "model": {"dtype": "bfloat16" if lora else "float32"},
@@ -191,7 +110,7 @@ def config_of(model: str, lora: bool, steps: int, changes: dict[str, Any]) -> Al
     return configuration(model, tree | changes)
 
 
-def _trl(python: Path, model: str, lora: bool, *arguments: str) -> list[dict[str, Any]]:
+def train_with_trl(python: Path, model: str, lora: bool, *arguments: str) -> list[dict[str, Any]]:
     """Run TRL's trainer; returns the lines it reported."""
     threads = str(os.cpu_count() or 1)
     command = [

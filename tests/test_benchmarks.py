@@ -21,10 +21,11 @@ from benchmarks.measure import Measurement, ratios, take_turns
 from benchmarks.models import make_llama, vocabulary_and_merges
 from benchmarks.plain_training import PlainTrainer, all_pairs
 from benchmarks.results import Figure, markdown
-from benchmarks.runs import Run, configuration, first_version_reaching, seconds_to_version, steady_state
+from benchmarks.runs import configuration, first_version_reaching, seconds_to_version, steady_state
 from benchmarks.scoring import BareLoop, cached_verdicts, classifier
 from benchmarks.scoring import make_groups as make_reward_groups
-from benchmarks.trl import EVALUATION, OUR_STEPS, completions_per_second, config_of, time_to_goal, training_seconds
+from benchmarks.trl import completions_per_second, config_of
+from benchmarks.trl_time import EVALUATION, STEPS, time_to_goal
 
 
 def step(seconds: float, **fields: float) -> dict[str, Any]:
@@ -104,24 +105,15 @@ def test_time_to_a_version_counts_from_the_first_admission() -> None:
     assert seconds_to_version(events, 2) == 5.0
 
 
-def test_time_beyond_the_end_of_a_run_goes_on_at_its_pace() -> None:
-    steps = [step(10.0 + 2.0 * i) for i in range(12)]
-    events = [{"time": 0.0, "event": "admitted", "version": 0}]
-    events += [{"time": line["seconds"], "event": "trained", "version": i} for i, line in enumerate(steps)]
-    run = Run(steps=steps, evaluations=[], events=events, summary={})
-    assert training_seconds(run, 12) == 32.0
-    assert training_seconds(run, 15) == 38.0
-
-
 def test_the_first_evaluation_at_the_goal_counts() -> None:
     evaluations = [
         {"version": v, "training_seconds": 10.0 * v, "win_rate": {"mean": mean}}
         for v, mean in ((6, 0.6), (12, 0.7), (18, 0.69), (24, 0.9))
     ]
     assert first_version_reaching(evaluations, 0.70) == 12
-    assert time_to_goal(evaluations) == 120.0
+    assert time_to_goal(evaluations, 0.70) == 120.0
     assert first_version_reaching(evaluations, 0.95) is None
-    assert time_to_goal(evaluations[:1]) is None
+    assert time_to_goal(evaluations[:1], 0.70) is None
 
 
 def test_the_rate_of_the_other_trainer_is_that_of_its_median_step_after_warming_up() -> None:
@@ -132,7 +124,7 @@ def test_the_rate_of_the_other_trainer_is_that_of_its_median_step_after_warming_
 
 def test_the_timed_run_is_the_one_whose_rate_is_measured_with_evaluations_beside(tmp_path: Path) -> None:
     folder = str(make_llama(tmp_path / "llama", hidden=32, layers=1, vocabulary=400))
-    rated, timed = config_of(folder, True, OUR_STEPS, {"seed": 1}), config_of(folder, True, OUR_STEPS, EVALUATION)
+    rated, timed = config_of(folder, True, STEPS, {"seed": 1}), config_of(folder, True, STEPS, EVALUATION)
     assert timed.evaluation.every > 0
     assert timed.data.heldout
     same = {"seed": 1, "evaluation": rated.evaluation, "data": rated.data}
