@@ -26,6 +26,7 @@ from actors.config import PublicationConfig
 from actors.publication import ENGINE_TOKENS, Canary, Publication, PublicationError, verify_canaries
 from serving import proof
 from serving.gate import Gate
+from serving.prompt_length import longest_prompt
 from serving.settings import Release, Settings
 
 Kind = Literal["chat", "completions"]
@@ -113,7 +114,9 @@ class PolicyServer(LLMServer):
     async def _parts(self, kind: Kind, body: dict[str, Any]) -> AsyncGenerator[Any, None]:
         started = False
         try:
-            stream = await getattr(self, kind)(REQUESTS[kind].model_validate(body))
+            request = REQUESTS[kind].model_validate(body)
+            await self._check_length(body)
+            stream = await getattr(self, kind)(request)
             async for part in stream:
                 # A stream comes in batches of events; an error comes alone, in a batch or not.
                 batch = part if isinstance(part, list) else [part]
@@ -128,6 +131,18 @@ class PolicyServer(LLMServer):
             if started or answer.error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
             yield answer.model_dump(mode="json")
+
+    async def _check_length(self, body: dict[str, Any]) -> None:
+        """Raises: ValueError for a prompt beyond `limits.prompt_tokens`."""
+        allowed = self._settings.limits.prompt_tokens
+        if allowed is None:
+            return
+        length = await longest_prompt(body, self._tokenized)
+        if length > allowed:
+            raise ValueError(f"the prompt has {length} tokens with its template, and {allowed} are allowed")
+
+    async def _tokenized(self, request: Any) -> Any:
+        return await anext(await self.tokenize(request))
 
     async def _whole(self, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = {}

@@ -17,6 +17,8 @@ class Limits(Component):
 
     body_bytes: int = Field(default=1 << 20, ge=1024)
     """Longest request body."""
+    prompt_tokens: int | None = Field(default=None, ge=1)
+    """Longest prompt, with its template; none leaves it to the context."""
     output_tokens: int | None = Field(default=None, ge=1)
     """Longest answer; none leaves it to the context."""
     candidates: int = Field(default=16, ge=1)

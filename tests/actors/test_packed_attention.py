@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.packed_attention import NAME, attend_in_blocks, inputs_of
 from algorithms.layout import pack_groups
-from tests.algorithms.test_layout import GROUPS, separate
+from tests.algorithms.test_layout import GROUPS, SAME_START, Groups, separate
 from tests.tiny import make_model
 
 CPU = torch.device("cpu")
@@ -34,24 +34,26 @@ def hidden(model: Any, groups: Any, share_prompts: bool = True) -> torch.Tensor:
     return found
 
 
+@pytest.mark.parametrize("groups", [GROUPS, SAME_START])
 @pytest.mark.parametrize("share_prompts", [True, False])
-def test_a_row_equals_separate_rows(models: tuple[Any, Any], share_prompts: bool) -> None:
+def test_a_row_equals_separate_rows(models: tuple[Any, Any], share_prompts: bool, groups: Groups) -> None:
     blocked, masked = models
-    layout = pack_groups(GROUPS, share_prompts)
+    layout = pack_groups(groups, share_prompts)
     with torch.no_grad():
-        logits = blocked.get_output_embeddings()(hidden(blocked, GROUPS, share_prompts))
+        logits = blocked.get_output_embeddings()(hidden(blocked, groups, share_prompts))
     found = logits.log_softmax(-1)[layout.predictor, layout.targets]
-    torch.testing.assert_close(found, separate(masked, GROUPS), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found, separate(masked, groups), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("groups", [GROUPS, SAME_START])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_are_those_of_the_masked_row(models: tuple[Any, Any], checkpointing: bool) -> None:
+def test_gradients_are_those_of_the_masked_row(models: tuple[Any, Any], checkpointing: bool, groups: Groups) -> None:
     blocked, masked = models
     if checkpointing:
         blocked.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         blocked.train()
     for model in models:
-        hidden(model, GROUPS).square().sum().backward()
+        hidden(model, groups).square().sum().backward()
     for left, right in zip(blocked.base_model.parameters(), masked.base_model.parameters(), strict=True):
         torch.testing.assert_close(left.grad, right.grad, rtol=1e-9, atol=1e-9)
 

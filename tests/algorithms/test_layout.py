@@ -19,12 +19,11 @@ GROUPS: Groups = [
     ([5, 6, 7], [[10, 11, 12]]),
 ]
 
+SAME_START: Groups = [([1, 2, 3, *prompt], completions) for prompt, completions in GROUPS]
+
 tokens = st.lists(st.integers(0, 99), max_size=5)
-any_groups = st.lists(
-    st.tuples(st.lists(st.integers(0, 99), min_size=1, max_size=5), st.lists(tokens, min_size=1, max_size=3)),
-    min_size=1,
-    max_size=4,
-)
+prompts = st.lists(st.integers(0, 1), min_size=1, max_size=5)
+any_groups = st.lists(st.tuples(prompts, st.lists(tokens, min_size=1, max_size=3)), min_size=1, max_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +57,18 @@ def packed(model: Any, layout: Layout, with_mask: bool) -> torch.Tensor:
     return logprobs
 
 
+@pytest.mark.parametrize("groups", [GROUPS, SAME_START])
 @pytest.mark.parametrize(("share_prompts", "with_mask"), [(True, True), (False, True), (False, False)])
-def test_a_packed_row_equals_separate_rows(model: Any, share_prompts: bool, with_mask: bool) -> None:
-    found = packed(model, pack_groups(GROUPS, share_prompts), with_mask)
-    torch.testing.assert_close(found, separate(model, GROUPS), rtol=0, atol=1e-9)
+def test_a_packed_row_equals_separate_rows(model: Any, share_prompts: bool, with_mask: bool, groups: Groups) -> None:
+    found = packed(model, pack_groups(groups, share_prompts), with_mask)
+    torch.testing.assert_close(found, separate(model, groups), rtol=0, atol=1e-9)
+
+
+def test_what_all_prompts_begin_with_is_computed_once() -> None:
+    assert pack_groups(SAME_START, share_prompts=True).prefix == 3
+    assert pack_groups(SAME_START, share_prompts=False).prefix == 0
+    assert pack_groups(SAME_START[:1], share_prompts=True).prefix == 0
+    assert pack_groups([([1, 2], [[3]])] * 2, share_prompts=True).prefix == 1
 
 
 def test_shared_prompts_need_the_mask(model: Any) -> None:
@@ -78,7 +85,8 @@ def test_both_layouts_name_the_same_sequences(groups: Groups) -> None:
         assert layout.sequences == sum(len(completions) for _, completions in groups)
         assert len(layout.input_ids) == len(layout.positions) == len(layout.group) == len(layout.branch)
     completion_tokens = sum(len(y) for _, ys in groups for y in ys)
-    assert len(shared.input_ids) == sum(len(prompt) for prompt, _ in groups) + completion_tokens
+    prompt_tokens = sum(len(prompt) for prompt, _ in groups) - (len(groups) - 1) * shared.prefix
+    assert len(shared.input_ids) == prompt_tokens + completion_tokens
     assert len(repeated.input_ids) == sum(len(prompt) * len(ys) for prompt, ys in groups) + completion_tokens
 
 

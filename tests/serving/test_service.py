@@ -38,6 +38,7 @@ KEY, LINE = make_key("tests")
 RUNNING = 24
 TEXT = [{"role": "user", "content": "Say something."}]
 LONG = [{"role": "user", "content": "x" * 400}]
+PROMPT_TOKENS = 240
 SELECTION = {"method": "rps", "k": 3, "return_candidates": True}
 
 
@@ -95,7 +96,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     command += ["--scorer", "warmth=tests.serving.scorers:warmth", "--scorer", "verbosity=tests.serving.scorers:length"]
     for setting in ("dtype=float32", "context=256", "kv_cache_gib=0.1"):
         command += ["--set", f"engine.{setting}"]
-    command += ["--set", f"limits.running={RUNNING}", "--address", "local"]
+    command += ["--set", f"limits.running={RUNNING}", "--set", f"limits.prompt_tokens={PROMPT_TOKENS}"]
+    command += ["--address", "local"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     running = Running(url=f"http://127.0.0.1:{port}", link=link, log=folder / "log", process=process.pid)
@@ -172,6 +174,32 @@ def test_what_vllm_refuses_is_refused_in_openais_shape(service: Running, body: d
     )
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_a_prompt_may_have_so_many_tokens_and_no_more(service: Running, spare: int) -> None:
+    """The tokenizer's tokens are bytes."""
+    client = service.client()
+    text, listed, plain = "a" * (PROMPT_TOKENS - spare), [97] * (PROMPT_TOKENS - spare), {"add_special_tokens": False}
+    rendered = client.chat.completions.create(model="policy", messages=TEXT, max_tokens=1).usage
+    assert rendered is not None
+    around = rendered.prompt_tokens - len(TEXT[0]["content"])
+    asked: list[Callable[[], Any]] = [
+        lambda: client.completions.create(model="policy", prompt=text, max_tokens=1, extra_body=plain),
+        lambda: client.completions.create(model="policy", prompt=["b", text], max_tokens=1, extra_body=plain),
+        lambda: client.completions.create(model="policy", prompt=listed, max_tokens=1),
+        lambda: client.chat.completions.create(
+            model="policy", messages=[{"role": "user", "content": text[around:]}], max_tokens=1
+        ),
+    ]
+    for ask_for in asked:
+        if spare < 0:
+            with pytest.raises(
+                openai.BadRequestError, match=f"{PROMPT_TOKENS + 1} tokens .* {PROMPT_TOKENS} are allowed"
+            ):
+                ask_for()
+        else:
+            assert ask_for().choices
 
 
 def test_a_wrong_key_is_an_authentication_error(service: Running) -> None:
