@@ -109,8 +109,9 @@ class LearnerConfig(Component):
     token_budget: int = Field(default=2048, ge=1)
     """Tokens of one packed micro-batch; a larger single group makes a micro-batch of its own."""
     share_prompts: bool = True
-    """A prompt is computed once for all its completions, under an explicit attention mask (t x t for a group of t
-    tokens: meant for contexts of a few thousand tokens). False repeats the prompt; attention needs no mask then."""
+    """A prompt is computed once for all its completions, and what all prompts of a micro-batch begin with once for all,
+    under an explicit attention mask (t x t for a group of t tokens: meant for contexts of a few thousand tokens).
+    False repeats the prompt; attention needs no mask then."""
     chunk_tokens: int = Field(default=512, ge=1)
     """Tokens whose vocabulary scores exist at once."""
     gradient_checkpointing: bool = False

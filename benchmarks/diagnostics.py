@@ -29,7 +29,7 @@ RAY_NICENESS = "15"
 def run(quick: bool) -> list[Figure]:
     """With and without, in turns."""
     os.environ.update(RAY_worker_niceness=RAY_NICENESS)
-    steps = 24 if quick else 64
+    steps = 24 if quick else 44
     with tempfile.TemporaryDirectory(prefix="nashloop-benchmark-") as folder:
         model = make_llama(Path(folder) / "llama", layers=6, vocabulary=8192)
         measurements: list[float] = []
