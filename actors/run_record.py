@@ -106,8 +106,11 @@ class RunRecord:
 
     def summary(self, busy: Busy, bound: int, late_bound: int | None = None) -> dict[str, Any]:
         """The run's part of `summary.json`; `late_bound` holds for the roles that wait for fresh weights."""
+        evaluation = self._evaluation or {}
+        gold = {name: evaluation[name] for name in ("gold_win_rate",) if name in evaluation}
         return {
-            "win_rate": (self._evaluation or {}).get("win_rate"),
+            "win_rate": evaluation.get("win_rate"),
+            **gold,
             "kl": self._latest.get("kl"),
             "seconds_to_win_rate_0_70": self._goal_seconds,
             "loop_seconds": self._seconds(),

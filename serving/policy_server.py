@@ -20,17 +20,19 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 from ray.serve.metrics import Counter, Gauge
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
 from actors.config import PublicationConfig
 from actors.publication import ENGINE_TOKENS, Canary, Publication, PublicationError, verify_canaries
 from serving import proof
 from serving.gate import Gate
-from serving.prompt_length import longest_prompt
 from serving.settings import Release, Settings
 
 Kind = Literal["chat", "completions"]
 REQUESTS: dict[Kind, Any] = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
+LAYERS: dict[Kind, str] = {"chat": "_oai_serving_chat", "completions": "_oai_serving_completion"}
+"""vLLM's OpenAI layers, as Ray's engine holds them."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -115,7 +117,7 @@ class PolicyServer(LLMServer):
         started = False
         try:
             request = REQUESTS[kind].model_validate(body)
-            await self._check_length(body)
+            await self._check_length(kind, body)
             stream = await getattr(self, kind)(request)
             async for part in stream:
                 # A stream comes in batches of events; an error comes alone, in a batch or not.
@@ -132,17 +134,22 @@ class PolicyServer(LLMServer):
                 raise
             yield answer.model_dump(mode="json")
 
-    async def _check_length(self, body: dict[str, Any]) -> None:
+    async def _check_length(self, kind: Kind, body: dict[str, Any]) -> None:
         """Raises: ValueError for a prompt beyond `limits.prompt_tokens`."""
         allowed = self._settings.limits.prompt_tokens
         if allowed is None:
             return
-        length = await longest_prompt(body, self._tokenized)
+        # Rendering changes a request, so this is one of its own. (Ray's `tokenize` asks for a layer by a name that vLLM
+        # no longer gives it.)
+        request = REQUESTS[kind].model_validate(body)
+        renderer = getattr(self.engine, LAYERS[kind]).online_renderer
+        rendered = await (renderer.render_chat(request) if kind == "chat" else renderer.render_completion(request))
+        if isinstance(rendered, ErrorResponse):
+            return  # generation gives the same answer
+        prompts = rendered[1] if kind == "chat" else rendered
+        length = max(len(prompt.get("prompt_token_ids", ())) for prompt in prompts)
         if length > allowed:
             raise ValueError(f"the prompt has {length} tokens with its template, and {allowed} are allowed")
-
-    async def _tokenized(self, request: Any) -> Any:
-        return await anext(await self.tokenize(request))
 
     async def _whole(self, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = {}
@@ -221,5 +228,5 @@ class PolicyServer(LLMServer):
 
     def _name_version(self, version: int) -> None:
         """Let vLLM's OpenAI layer name the version in `system_fingerprint`."""
-        for layer in ("_oai_serving_chat", "_oai_serving_completion"):
+        for layer in LAYERS.values():
             getattr(self.engine, layer).system_fingerprint = f"{self._settings.name}-{version}"

@@ -225,13 +225,13 @@ def _samples(comparisons: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _print_result(summary: dict[str, Any], config: AlignConfig, console: Console) -> None:
-    rate = summary["win_rate"]
-    if rate:
-        console.print(
-            f"win rate of the final policy against the start on {rate['n']} held-out prompts: "
-            f"{rate['mean']:.3f}  (95% interval {rate['low']:.3f} to {rate['high']:.3f})",
-            highlight=False,
-        )
+    for key, judged in (("win_rate", ""), ("gold_win_rate", ", judged by the held-out scorers")):
+        if rate := summary.get(key):
+            console.print(
+                f"win rate of the final policy against the start on {rate['n']} held-out prompts{judged}: "
+                f"{rate['mean']:.3f}  (95% interval {rate['low']:.3f} to {rate['high']:.3f})",
+                highlight=False,
+            )
     console.print(
         f"ledger: {json.dumps(summary['ledger'])}; wall time {summary['wall_seconds']:.0f} s", highlight=False
     )

@@ -60,7 +60,7 @@ OPTIMISER = (
 _ENTROPIES = [
     ("entropy", BLUE, "all tokens"),
     ("top_entropy", ORANGE, "most likely ones"),
-    ("top_renormalised_entropy", GREEN, "these alone"),
+    ("top_renormalised_entropy", GREEN, "the same, renormalised"),
 ]
 _SHARES = [("top_mass", ORANGE, "mass of the most likely tokens"), ("ranking_accuracy", BLUE, "ranking accuracy")]
 DIAGNOSTICS = (

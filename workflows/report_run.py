@@ -98,7 +98,7 @@ def _from_metrics(steps: Sequence[Row], evaluations: Sequence[Row]) -> dict[str,
     found: dict[str, Any] = {"kl": steps[-1].get("kl")} if steps else {}
     if evaluations:
         reached = [row for row in evaluations if (number(pick(row, "win_rate.mean")) or 0.0) >= 0.7]
-        found["win_rate"] = evaluations[-1].get("win_rate")
+        found |= {name: evaluations[-1].get(name) for name in ("win_rate", "gold_win_rate")}
         found["seconds_to_win_rate_0_70"] = reached[0].get("seconds") if reached else None
     if steps or evaluations:
         found["wall_seconds"] = max(number(row.get("seconds")) or 0.0 for row in (*steps, *evaluations))

@@ -106,3 +106,4 @@ def test_disagreement_and_rewards_are_in_the_metrics(ensemble: Outcome) -> None:
     assert set(judges) == {"heads/head_0", "heads/head_1", "letters", GOLD}
     assert judges[GOLD] == pytest.approx(evaluation["gold_win_rate"]["mean"])
     assert evaluation["gold_win_rate"]["n"] == evaluation["win_rate"]["n"] == 12
+    assert ensemble.summary["gold_win_rate"] == evaluation["gold_win_rate"]

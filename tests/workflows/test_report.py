@@ -388,6 +388,14 @@ def test_rules_that_were_broken_are_listed_with_version_and_reason(tmp_path: Pat
     assert "Version 31, entropy_collapse, which ended the run: entropy < half of <b>the start</b>." in text
 
 
+def test_what_held_out_scorers_say_has_a_card(tmp_path: Path) -> None:
+    assert "held-out scorers" not in page_of(build_run(tmp_path)).text
+    rows = [row | {"gold_win_rate": {"mean": 0.41, "low": 0.3, "high": 0.52}} for row in evaluation_rows()]
+    page = page_of(build_run(tmp_path, evaluations=rows))
+    assert page.headline["gold_win_rate.mean"] == "0.41"
+    assert "95% interval 0.30 to 0.52" in page.text
+
+
 def test_what_was_measured_beside_the_run_is_drawn(tmp_path: Path) -> None:
     """In the order of the versions, and the last measurement of each."""
     drawn = "Measurements of checkpoints, over versions"
