@@ -202,7 +202,9 @@ class Learner:
         loss = self._objective.loss(inputs) * torch.from_numpy(weight).to(logprobs)
         (loss.sum() / pairs).backward()
         sums.add_pairs(batch, inputs, loss.detach(), self._objective.reward_scale)
-        sums.add_sequences((logprobs.detach() - reference), len(layout.input_ids))
+        # A shared prefix counts for each group: the figure says what was learned from, however the batch was cut.
+        tokens = len(layout.input_ids) + layout.prefix * (len(batch) - 1)
+        sums.add_sequences((logprobs.detach() - reference), tokens)
         if not isinstance(self._objective, Aimed):
             return None
         return Probe(batch=batch, layout=layout, anchor=anchor, error=self._objective.error(inputs).detach())

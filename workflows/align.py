@@ -177,8 +177,11 @@ def _run_once(
     told = {"config": config, "conductor": conductor, "buffer": buffer, "canaries": inputs.canaries}
     learner = config.learner
     training = Training(torch_trainer(train_loop, told, learner, directory.path, learner.checkpoints_kept))
-    training.start()
     try:
+        # Not before: Ray loses sight of the placement group of a trainer that is killed while it starts.
+        if watch and (reason := watch(ray.get(conductor.status.remote(), timeout=config.deadlines.start))):
+            raise RunFailed(f"{reason}, before it began")
+        training.start()
         with RunProgress(config.loop.steps, console) as progress:
             while True:
                 status = ray.get(conductor.status.remote(), timeout=config.deadlines.start)

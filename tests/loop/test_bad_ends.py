@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from tests.loop.support import Outcome, Runs, same_weights
 from workflows.align import align
@@ -52,6 +53,14 @@ def test_a_scorer_that_hangs_is_replaced(misbehaving: Outcome) -> None:
     lost = [event["group"] for event in misbehaving.succeeded().events("rejected") if event["reason"] == "scorer_lost"]
     assert misbehaving.summary["restarts"]["scorers"] == 2 * len(lost), "each such group is tried twice"
     assert len(misbehaving.events("reissued")) == 2 * len(lost)
+
+
+def test_a_run_that_is_stopped_while_it_starts_has_started_no_learner(runs: Runs) -> None:
+    before = ray.util.placement_group_table()
+    with pytest.raises(RunFailed, match="nobody wants it any more, before it began"):
+        align(runs.config("unwanted"), watch=lambda status: "nobody wants it any more")
+    assert ray.util.placement_group_table().keys() == before.keys()
+    assert not (runs.folder / "unwanted" / "checkpoints").exists()
 
 
 def test_a_cluster_that_is_too_small_is_refused_at_once(runs: Runs) -> None:
