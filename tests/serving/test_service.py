@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 KEY, LINE = make_key("tests")
 RUNNING = 24
-TEXT = [{"role": "user", "content": "Say something."}]
+TEXT: Any = [{"role": "user", "content": "Say something."}]
 LONG = [{"role": "user", "content": "x" * 400}]
 PROMPT_TOKENS = 240
 SELECTION = {"method": "rps", "k": 3, "return_candidates": True}
@@ -116,7 +116,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def test_openais_client_works_unchanged(service: Running) -> None:
     client = service.client()
     assert [model.id for model in client.models.list()] == ["policy"]
-    chat = client.chat.completions.create(model="policy", messages=TEXT, max_tokens=12, seed=3)  # type: ignore[arg-type]
+    chat = client.chat.completions.create(model="policy", messages=TEXT, max_tokens=12, seed=3)
     assert chat.usage is not None
     assert chat.usage.completion_tokens <= 12
     assert chat.system_fingerprint == "policy-0"
