@@ -207,6 +207,15 @@ def test_a_row_has_configuration_sizes_metrics_and_how_it_ended(trial: Trial, ti
     assert found["scoring.panel"] == '["tests.scripted_judges:more_letters"]'
     assert found["history.win_rate"] == [0.6, None]
     assert (found["kl"], found["win_rate"]) == (0.5, None)
+    assert found["delay_rule.limit"] is None
+
+
+def test_a_row_has_what_the_summary_says_of_time_and_staleness(trial: Trial) -> None:
+    summary = {"loop_seconds": 30.5, "staleness": {"mean": 1.5, "max": 2}, "delay_rule": {"limit": 4.5, "delay": 2}}
+    (trial.run_directory / "summary.json").write_text(json.dumps(summary))
+    found = row(trial)
+    assert (found["loop_seconds"], found["staleness.mean"], found["staleness.max"]) == (30.5, 1.5, 2)
+    assert (found["delay_rule.limit"], found["delay_rule.delay"], found["delay_rule.moved_share"]) == (4.5, 2, None)
 
 
 def test_trials_of_different_shape_share_one_table(trial: Trial, tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 Columns: the run's configuration by dotted key; `trial`, `status` (`complete`, `stopped_early`, `failed`), `censored`,
 `reason`, `run_directory`; `model_parameters` and `non_embedding_parameters`; `tokens`, `generated_tokens`, `groups`,
-`compute` (FLOP); every metric at its last value; `history.version`, `history.tokens` and `history.METRIC`, lists over
-evaluated versions. Only `complete` rows belong into a law: a trial that was stopped early, by the scheduler or by hand,
-is censored.
+`compute` (FLOP); every metric at its last value; what the run's summary says under `SUMMARISED`; `history.version`,
+`history.tokens` and `history.METRIC`, lists over evaluated versions. Only `complete` rows belong into a law: a trial
+that was stopped early, by the scheduler or by hand, is censored.
 """
 
 import json
@@ -25,6 +25,11 @@ from workflows.sweep.trial import Report, history
 Status = Literal["complete", "stopped_early", "failed"]
 Row = dict[str, Any]
 
+SUMMARISED = (
+    *("loop_seconds", "staleness.mean", "staleness.max"),
+    *("delay_rule.moved_share", "delay_rule.limit", "delay_rule.delay"),
+)
+"""Figures of a run's `summary.json` that a row has; None where the run did not come so far or has none."""
 FORWARD, BACKWARD = 2.0, 4.0
 """FLOP a parameter and token (Kaplan et al. 2001.08361); a frozen reference costs another forward pass."""
 
@@ -71,9 +76,16 @@ def row(trial: Trial) -> Row:
         "generated_tokens": generated,
         "compute": parameters * ((FORWARD + BACKWARD + FORWARD) * tokens + FORWARD * generated),
         **{name: last.get(name) for name in METRICS},
+        **_summarised(trial.run_directory),
         **{f"history.{name}": [entry.get(name) for entry in rows] for name in ("version", "tokens", *METRICS)},
         "run_directory": str(trial.run_directory),
     }
+
+
+def _summarised(directory: Path) -> Row:
+    path = directory / "summary.json"
+    summary = flattened(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return {name: summary.get(name) for name in SUMMARISED}
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
