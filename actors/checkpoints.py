@@ -10,7 +10,26 @@ from actors.models import check_model_folder, resolve_model
 from actors.policy import Policy
 
 CHECKPOINTS = "checkpoints"
-STATE_FILE = "learner.pt"
+STATE_FILE, SNAPSHOT_FILE = "learner.pt", "loop.json"
+"""The learner's state and the loop's, which make one checkpoint together."""
+INHERITED = "inherited"
+"""A checkpoint of another run in a run directory: where a run without checkpoints of its own begins."""
+COMMITTED = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of the checkpoints that are whole."""
+
+
+def checkpoint_name(version: int) -> str:
+    """The folder of a version's checkpoint."""
+    return f"version-{version:08d}"
+
+
+def committed_checkpoint(run: Path, version: int) -> Path | None:
+    """The checkpoint of a version, None before it is whole and after it was removed to make room."""
+    listed = run / CHECKPOINTS / COMMITTED
+    name = checkpoint_name(version)
+    if not listed.exists() or f'"{name}"' not in listed.read_text(encoding="utf-8"):
+        return None
+    return run / CHECKPOINTS / name
 
 
 def export_checkpoint(config: AlignConfig, state: Path, model: Path) -> None:

@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError
 from ray.train.torch import get_device
 
 from actors.buffer import RunStopped
+from actors.checkpoints import INHERITED, SNAPSHOT_FILE, STATE_FILE, checkpoint_name
 from actors.config import AlignConfig
 from actors.learner import Learner
 from actors.models import resolve_model
@@ -28,9 +29,6 @@ from actors.records import Group, from_arrow
 from actors.work import SumOverWorkers, alone
 from algorithms.objective import Objective, build_objective
 from algorithms.sampling import served_policies
-
-STATE_FILE = "learner.pt"
-SNAPSHOT_FILE = "loop.json"
 
 Weights = tuple[str, dict[str, torch.Tensor], tuple[dict[int, float], ...]]
 """A policy's name, its tensors, and what it says of the canaries."""
@@ -106,12 +104,17 @@ class TrainLoop:
         self._thread.shutdown(wait=True)
 
     def _restore(self) -> dict[str, Any] | None:
+        """Go on from the run's own last checkpoint, else from the one it inherited; what the loop needs, if any."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
-            return None
+            inherited = self._run_directory / INHERITED
+            return self._take_up(inherited) if inherited.exists() else None
         with checkpoint.as_directory() as folder:
-            self._learner.restore(torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True))
-            snapshot: dict[str, Any] = json.loads((Path(folder) / SNAPSHOT_FILE).read_text())
+            return self._take_up(Path(folder))
+
+    def _take_up(self, folder: Path) -> dict[str, Any]:
+        self._learner.restore(torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True))
+        snapshot: dict[str, Any] = json.loads((folder / SNAPSHOT_FILE).read_text())
         return snapshot
 
     def _order(self, version: int) -> ray.ObjectRef[Any]:
@@ -201,7 +204,7 @@ class TrainLoop:
                 (Path(folder) / SNAPSHOT_FILE).write_text(json.dumps(snapshot))
                 torch.save(self._learner.state(), Path(folder) / STATE_FILE)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"version": version}, checkpoint=checkpoint, checkpoint_dir_name=f"version-{version:08d}")
+            ray.train.report({"version": version}, checkpoint=checkpoint, checkpoint_dir_name=checkpoint_name(version))
 
     def _save_policy(self) -> None:
         part, folder = self._run_directory / "policy.part", self._run_directory / "policy"

@@ -128,3 +128,43 @@ def test_the_same_command_goes_on_and_leaves_nothing_behind(
         until(lambda: not left(), 60, "the sweep's placement groups to be removed")
     except AssertionError as error:
         raise AssertionError(f"{error}: {left()}") from None
+
+
+def test_the_worst_of_a_population_goes_on_as_an_altered_copy_of_the_best(cluster: str, runs: Runs) -> None:
+    base = runs.tree(
+        "base",
+        loop={"steps": 4},
+        learner={"cpus": CPUS, "checkpoint_every": 2},
+        evaluation={"every": 2, "prompts": 4},
+    )
+    tree = {
+        "name": "population",
+        "directory": str(runs.folder),
+        "base": {key: value for key, value in base.items() if key not in ("name", "directory")},
+        "space": {"learner.learning_rate": {"low": 1e-9, "high": 1e-2, "log": True, "points": 2}},
+        "search": {"method": "grid", "seed": 2},
+        "scheduler": {"name": "pbt", "interval": 0.5, "resample": 0},
+        # The one of the two that hardly moves is the worse.
+        "metrics": [{"metric": "kl", "mode": "max"}],
+        "max_concurrent_trials": 1,
+    }
+    path = runs.folder / "population.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert main(["--config", str(path), "--address", cluster]) == 0
+    found = rows(runs.folder / "population")
+    assert {name: row["lineage"] for name, row in found.items()} == {
+        "trial-0000.1": "trial-0001 at version 2",
+        "trial-0001": "",
+    }
+    copied, donor = found["trial-0000.1"], found["trial-0001"]
+    assert {row["status"] for row in found.values()} == {"complete"}
+    assert (copied["censored"], donor["censored"]) == (True, False)
+    assert copied["learner.learning_rate"] == pytest.approx(1e-2 / 1.25)
+    # The same past, to the last bit, and a future of its own.
+    assert copied["history.version"] == donor["history.version"] == [2.0, 4.0]
+    for name in ("history.kl", "history.loss", "history.tokens"):
+        assert copied[name][0] == donor[name][0]
+    assert copied["history.kl"][1] != donor["history.kl"][1]
+    ledger = json.loads((Path(copied["run_directory"]) / "summary.json").read_text())["ledger"]
+    assert ledger["trained"] == base["loop"]["steps"] * base["loop"]["batch"]
+    until(lambda: not left(), 60, "Ray to remove the sweep's placement groups")

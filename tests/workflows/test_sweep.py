@@ -64,7 +64,6 @@ def parse(**changes: Any) -> SweepConfig:
         ({"search": {"method": "sobol"}}, "needs search.trials"),
         ({"search": {"method": "grid", "trials": 3}}, "remove search.trials"),
         ({"search": {"methd": "grid"}}, "unknown key search.methd; did you mean search.method?"),
-        ({"scheduler": {"name": "pbt"}}, "belong to a schedule and to no configuration"),
         ({"scheduler": {"name": "asha"}, "metrics": [{}, {"metric": "kl"}]}, "compares one metric"),
         ({"scheduler": {"name": "asha"}, "space": {"loop.steps": {"values": [2, 4]}}}, "loop.steps varies"),
         ({"scheduler": {"name": "asha"}, "changes": {"evaluation.every": 4}}, "needs scores before the end"),
@@ -143,7 +142,7 @@ def test_one_objective_or_several_are_searched_for(metrics: Any, metric: Any, mo
 
 def test_halving_stops_the_worse_at_equal_shares_and_nobody_at_the_end() -> None:
     """With reduction 2 and grace 25%, the rungs are at 25%, 50% and 100% of the schedule."""
-    found = scheduler(parse(scheduler={"name": "asha", "grace": 0.25, "reduction": 2}))
+    found = scheduler(parse(scheduler={"name": "asha", "grace": 0.25, "reduction": 2}), 1)
     assert found is not None
 
     class Runner:
@@ -163,7 +162,7 @@ def test_halving_stops_the_worse_at_equal_shares_and_nobody_at_the_end() -> None
     assert decide(bad, 25, 0.5) == "STOP"
     assert decide(good, 100, 0.6) == "CONTINUE"
     assert decide(last, 100, 0.1) in ("CONTINUE", "STOP")
-    assert scheduler(parse()) is None
+    assert scheduler(parse(), 1) is None
 
 
 # What is kept

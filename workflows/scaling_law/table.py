@@ -156,7 +156,8 @@ def _finished(table: Table) -> Table:
     statuses = table.columns.get("status", [COMPLETE] * len(table))
     censored = table.columns.get("censored", [False] * len(table))
     rows = [row for row, status in enumerate(statuses) if status == COMPLETE and not censored[row]]
-    left_out = Counter(str(status) for row, status in enumerate(statuses) if row not in set(rows))
+    others = [str(status) for row, status in enumerate(statuses) if row not in set(rows)]
+    left_out = Counter("changed while they ran" if status == COMPLETE else status for status in others)
     told = ", ".join(f"{count} {status}" for status, count in left_out.items())
     if not rows:
         raise TableError(f"no row is {COMPLETE}: {told or 'the table is empty'}; only finished trials enter a law")

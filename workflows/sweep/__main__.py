@@ -29,6 +29,8 @@ from workflows.sweep.trial import AlignTrial
 
 EXPERIMENT = "tune"
 """Ray Tune's own folder in the sweep directory."""
+CHECKPOINTS_KEPT = 3
+"""Of each trial whose run others may copy."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,6 +77,7 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False) -> int:
 
     Raises: one of `BAD_INPUT`, before a trial starts.
     """
+    import ray
     from ray import tune
 
     together = concurrency(config)
@@ -85,7 +88,11 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False) -> int:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     experiment = str(directory.path / EXPERIMENT)
     # A trial's own process needs nothing that the planes compete for, and Ray Tune wants it to ask for something.
-    trainable = tune.with_resources(AlignTrial, {"memory": 1})
+    memory, limit = 1, together if config.scheduler.name != "pbt" else None
+    if config.scheduler.name == "pbt":
+        # For Ray Tune a trial that waits for the others still runs; by its share of the memory it can tell them apart.
+        memory = int(ray.cluster_resources()["memory"] / together)
+    trainable = tune.with_resources(AlignTrial, {"memory": memory})
     try:
         if tune.Tuner.can_restore(experiment):
             tuner = tune.Tuner.restore(experiment, trainable, restart_errored=retry_failed)
@@ -95,14 +102,14 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False) -> int:
                 param_space=parameter_space(config),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher(config),
-                    scheduler=scheduler(config),
+                    scheduler=scheduler(config, together),
                     num_samples=trials(config) if config.search.learns else 1,
-                    max_concurrent_trials=together,
+                    max_concurrent_trials=limit,
                 ),
                 run_config=tune.RunConfig(
                     name=EXPERIMENT,
                     storage_path=str(directory.path),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, num_to_keep=CHECKPOINTS_KEPT),
                     failure_config=tune.FailureConfig(max_failures=config.retries),
                     callbacks=[SweepProgress(config, trials(config), together)],
                     verbose=0,

@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from actors.component import Component, Share
 from actors.config import AlignConfig
-from workflows.config import ConfigError, override, parse_config, parse_tree, read_tree, set_key
+from workflows.config import ConfigError, objective_of, override, parse_config, parse_tree, read_tree, set_key
 from workflows.sweep.space import Axis, Point, listed_points, probes
 
 EVALUATED = ("win_rate", "win_rate_low", "win_rate_high", "ties", "evaluated_length")
@@ -23,6 +23,8 @@ METRICS = (
 """What every trial reports, and an objective can be."""
 SAME_SCHEDULE = ("loop.steps", "evaluation.every", "learner.schedule", "learner.warmup_steps", "learner.minimum_rate")
 """Keys that have to be equal in all trials for scores at one share of the schedule to be comparable."""
+SMALLEST_POPULATION, FEWEST_KEPT = 2, 2
+"""Trials of population based training, and checkpoints that each of their runs has to keep."""
 
 
 class SearchConfig(Component):
@@ -53,13 +55,17 @@ class SearchConfig(Component):
 
 
 class SchedulerConfig(Component):
-    """Whether bad trials are stopped early."""
+    """Whether bad trials are stopped early, or go on as altered copies of good ones."""
 
-    name: Literal["none", "asha"] = "none"
+    name: Literal["none", "asha", "pbt"] = "none"
     grace: Share = 0.25
-    """Share of the run that every trial gets; below a fifth, schedules that decay punish high rates too early."""
+    """`asha`: share of the run that every trial gets; below a fifth, decaying schedules punish high rates too early."""
     reduction: float = Field(default=3.0, gt=1)
-    """One in so many trials goes on past each rung."""
+    """`asha`: one in so many trials goes on past each rung."""
+    interval: Share = Field(default=0.25, gt=0)
+    """`pbt`: share of the run after which the worst quarter copies the best."""
+    resample: Share = 0.25
+    """`pbt`: chance that a copied setting is drawn anew, instead of raised or lowered."""
 
 
 class MetricConfig(Component):
@@ -106,11 +112,6 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
 
 def parse_sweep(tree: dict[str, Any]) -> SweepConfig:
     """Check a sweep's tree; see `load_sweep`."""
-    if isinstance(tree.get("scheduler"), dict) and tree["scheduler"].get("name") == "pbt":
-        raise ConfigError(
-            "scheduler.name = 'pbt': population based training changes a run while it goes on, so that its results "
-            "belong to a schedule and to no configuration; a run directory holds one configuration. Use asha or none"
-        )
     config = parse_tree(tree, SweepConfig)
     _check_metrics(config)
     _check_space(config)
@@ -118,21 +119,26 @@ def parse_sweep(tree: dict[str, Any]) -> SweepConfig:
     return config
 
 
-def trial_config(config: SweepConfig, index: int, seed: int, values: Point) -> AlignConfig:
-    """The run of one trial.
+def trial_config(config: SweepConfig, index: int, seed: int, values: Point, copies: int = 0) -> AlignConfig:
+    """The run of one trial; `copies`: how often it has gone on as a copy of another one, in a run of its own.
 
     Raises: `ConfigError`.
     """
     tree = copy.deepcopy(config.base)
-    own = {"name": trial_name(index), "directory": f"{config.directory}/{config.name}/trials", "seed": seed}
+    own = {"name": trial_name(index, copies), "directory": f"{config.directory}/{config.name}/trials", "seed": seed}
     for key, value in {**config.changes, **values, **own}.items():
         set_key(tree, key, value)
     return parse_config(tree)
 
 
-def trial_name(index: int) -> str:
+def trial_name(index: int, copies: int = 0) -> str:
     """Of a trial and of its run."""
-    return f"trial-{index:04d}"
+    return f"trial-{index:04d}" + (f".{copies}" if copies else "")
+
+
+def config_of_point(config: SweepConfig, point: Mapping[str, Any]) -> AlignConfig:
+    """The run of what Ray Tune varies; see `workflows.sweep.search.parameter_space`."""
+    return trial_config(config, point["index"], point["seed"], point["values"], len(point.get("lineage", ())))
 
 
 def points(config: SweepConfig) -> list[Point]:
@@ -188,18 +194,57 @@ def _check_space(config: SweepConfig) -> None:
 
 
 def _check_scheduler(config: SweepConfig) -> None:
-    if config.scheduler.name != "asha":
+    name = config.scheduler.name
+    if name == "none":
         return
     if len(config.metrics) > 1:
-        raise ConfigError("scheduler.name = 'asha' compares one metric, and there are several; choose none")
+        raise ConfigError(f"scheduler.name = {name!r} compares one metric, and there are several; choose none")
+    base = trial_config(config, 0, config.seeds[0], probes(config.space)[0])
+    if not 0 < base.evaluation.every < base.loop.steps:
+        raise ConfigError(
+            f"scheduler.name = {name!r} needs scores before the end: set base.evaluation.every below loop.steps = "
+            f"{base.loop.steps}"
+        )
+    if name == "pbt":
+        _check_population(config, base)
+        return
     if varied := sorted(config.space.keys() & {*SAME_SCHEDULE}):
         raise ConfigError(
             f"scheduler.name = 'asha' compares trials at equal shares of the same schedule, and {', '.join(varied)} "
             "varies; choose none, or fix it"
         )
-    base = trial_config(config, 0, config.seeds[0], probes(config.space)[0])
-    if not 0 < base.evaluation.every < base.loop.steps:
+
+
+def _check_population(config: SweepConfig, base: AlignConfig) -> None:
+    """Raises: `ConfigError` where a run can't go on from another one's checkpoint with other settings."""
+    if config.search.learns:
         raise ConfigError(
-            f"scheduler.name = 'asha' needs scores before the end: set base.evaluation.every below loop.steps = "
-            f"{base.loop.steps}"
+            f"scheduler.name = 'pbt' alters settings itself: search.method = {config.search.method!r} has nothing to "
+            "learn from; choose sobol, random or grid"
+        )
+    if trials(config) < SMALLEST_POPULATION:
+        raise ConfigError(f"scheduler.name = 'pbt' needs at least {SMALLEST_POPULATION} trials, there is 1")
+    for key, axis in config.space.items():
+        if not (key == "learner.learning_rate" or key.startswith("objective.options.")):
+            raise ConfigError(
+                f"scheduler.name = 'pbt' can't alter {key} while a run goes on; it alters learner.learning_rate and "
+                "objective.options"
+            )
+        if axis.values is not None or axis.integer:
+            raise ConfigError(f"scheduler.name = 'pbt' needs a range of real numbers: space.{key}: {{low, high}}")
+    every, checkpoints = base.evaluation.every, base.learner.checkpoint_every
+    if every % checkpoints:
+        raise ConfigError(
+            f"scheduler.name = 'pbt' copies runs where they are evaluated: evaluation.every = {every} has to be a "
+            f"multiple of learner.checkpoint_every = {checkpoints}"
+        )
+    if base.learner.checkpoints_kept < FEWEST_KEPT:
+        raise ConfigError(
+            f"scheduler.name = 'pbt' copies a checkpoint while its run goes on: learner.checkpoints_kept has to be at "
+            f"least {FEWEST_KEPT}"
+        )
+    if replay := objective_of(base).update.replay:
+        raise ConfigError(
+            f"scheduler.name = 'pbt': a copy has no earlier batches, which objective.name = {base.objective.name!r} "
+            f"trains again (replay {list(replay)})"
         )

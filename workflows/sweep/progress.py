@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from workflows.sweep.config import SweepConfig, trial_config, trial_name
+from workflows.sweep.config import SweepConfig, config_of_point
 from workflows.sweep.ranking import ranked
 from workflows.sweep.table import Row, Trial, row, write_table
 from workflows.sweep.trial import REASON_FILE, STOP_SECONDS, finished
@@ -67,7 +67,8 @@ class SweepProgress(Callback):
 
     def _await_end(self, trial: Any) -> None:
         """Until a trial's run has ended by itself: Ray Tune kills what is still there when the sweep ends."""
-        summary = run_directory(self._config, trial) / "summary.json"
+        run = config_of_point(self._config, trial.config["point"])
+        summary = Path(run.directory) / run.name / "summary.json"
         deadline = time.monotonic() + STOP_SECONDS
         while not summary.exists() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
@@ -106,9 +107,9 @@ class SweepProgress(Callback):
             if trial.status == "RUNNING":
                 last = trial.last_result or {}
                 scores = [_text(last.get(entry.metric)) for entry in self._config.metrics]
-                point = trial.config["point"]
-                name = trial_name(point["index"])
-                display.add_row(name, f"running, {last.get('share', 0):.0f}%", *self._cells(point["values"]), *scores)
+                name = config_of_point(self._config, trial.config["point"]).name
+                values = trial.config["point"]["values"]
+                display.add_row(name, f"running, {last.get('share', 0):.0f}%", *self._cells(values), *scores)
         return display
 
     def _cells(self, found: Row) -> list[str]:
@@ -124,21 +125,15 @@ class SweepProgress(Callback):
 
 def outcome(config: SweepConfig, trial: Any, stopped: str) -> Trial:
     """How a trial of Ray Tune ended; `stopped`: the reason if it was stopped."""
-    point = trial.config["point"]
-    run = trial_config(config, point["index"], point["seed"], point["values"])
-    directory = run_directory(config, trial)
+    run, lineage = config_of_point(config, trial.config["point"]), tuple(trial.config["point"].get("lineage", ()))
+    directory = Path(run.directory) / run.name
     if finished(directory):
-        return Trial(config=run, status="complete")
+        return Trial(config=run, status="complete", lineage=lineage)
     if trial.status == "ERROR":
         path = directory / REASON_FILE
         reason = path.read_text(encoding="utf-8") if path.exists() else str(trial.get_error() or "its process was lost")
-        return Trial(config=run, status="failed", reason=reason)
-    return Trial(config=run, status="stopped_early", reason=stopped)
-
-
-def run_directory(config: SweepConfig, trial: Any) -> Path:
-    """Of a trial of Ray Tune."""
-    return Path(config.directory) / config.name / "trials" / trial_name(trial.config["point"]["index"])
+        return Trial(config=run, status="failed", reason=reason, lineage=lineage)
+    return Trial(config=run, status="stopped_early", reason=stopped, lineage=lineage)
 
 
 def seconds_left(durations: Sequence[float], remaining: int, together: int) -> float | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workflows.sweep.config import SearchConfig, SweepConfig, points
+from workflows.sweep.config import SearchConfig, SweepConfig, points, trials
 from workflows.sweep.space import Axis, Point
 from workflows.sweep.trial import SHARE
 
@@ -49,10 +49,17 @@ def searcher(config: SweepConfig) -> "Searcher | None":
     )
 
 
-def scheduler(config: SweepConfig) -> "TrialScheduler | None":
-    """Asynchronous successive halving (Li et al., 1810.05934) by share of the schedule, or none."""
+def scheduler(config: SweepConfig, together: int) -> "TrialScheduler | None":
+    """Asynchronous successive halving (Li et al. 1810.05934) or population based training, by share of the schedule.
+
+    `together`: trials that run at once.
+    """
     if config.scheduler.name == "none":
         return None
+    if config.scheduler.name == "pbt":
+        from workflows.sweep.population import Population
+
+        return Population(config, synchronous=together < trials(config))
     from ray.tune.schedulers import ASHAScheduler
 
     return ASHAScheduler(

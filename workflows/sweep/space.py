@@ -67,7 +67,7 @@ class Axis(Component):
         margin = 0.5 if self.integer else 0.0
         start, end = (math.log(low - margin), math.log(high + margin)) if self.log else (low - margin, high + margin)
         found = start + share * (end - start)
-        return self._exact(math.exp(found) if self.log else found)
+        return self.exact(math.exp(found) if self.log else found)
 
     def grid(self) -> list[Any]:
         """The listed values, or `points` evenly spaced ones with both ends."""
@@ -75,13 +75,14 @@ class Axis(Component):
             return list(self.values)
         assert self.points is not None
         spaced = (np.geomspace if self.log else np.linspace)(*self.ends, self.points)
-        return list(dict.fromkeys(self._exact(float(value)) for value in spaced))
+        return list(dict.fromkeys(self.exact(float(value)) for value in spaced))
 
     def extremes(self) -> list[Any]:
         """Every listed value, or both ends: if these can be run, so can what lies between."""
-        return list(self.values) if self.values is not None else [self._exact(end) for end in self.ends]
+        return list(self.values) if self.values is not None else [self.exact(end) for end in self.ends]
 
-    def _exact(self, value: float) -> float | int:
+    def exact(self, value: float) -> float | int:
+        """The nearest value in the range that a configuration shows."""
         low, high = self.ends
         if self.integer:
             return int(min(max(math.floor(value + 0.5), low), high))

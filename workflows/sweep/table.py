@@ -4,7 +4,8 @@ Columns: the run's configuration by dotted key; `trial`, `status` (`complete`, `
 `reason`, `run_directory`; `model_parameters` and `non_embedding_parameters`; `tokens`, `generated_tokens`, `groups`,
 `compute` (FLOP); every metric at its last value; what the run's summary says under `SUMMARISED`; `history.version`,
 `history.tokens` and `history.METRIC`, lists over evaluated versions. Only `complete` rows belong into a law: a trial
-that was stopped early, by the scheduler or by hand, is censored.
+that was stopped early, by the scheduler or by hand, is censored, and so is one that was changed while it ran, as
+`lineage` says.
 """
 
 import json
@@ -41,6 +42,8 @@ class Trial:
     config: AlignConfig
     status: Status
     reason: str = ""
+    lineage: tuple[str, ...] = ()
+    """Whose copy it went on as, and from which version; settings are those since the last of them."""
 
     @property
     def run_directory(self) -> Path:
@@ -66,8 +69,9 @@ def row(trial: Trial) -> Row:
     return {
         "trial": trial.config.name,
         "status": trial.status,
-        "censored": trial.status == "stopped_early",
+        "censored": trial.status == "stopped_early" or bool(trial.lineage),
         "reason": trial.reason,
+        "lineage": "; ".join(trial.lineage),
         **flattened(trial.config.model_dump(mode="json", exclude={"name", "directory"})),
         "model_parameters": parameters,
         "non_embedding_parameters": parameters - embedding,

@@ -12,7 +12,8 @@ from typing import Any
 
 from ray import tune
 
-from workflows.sweep.config import SweepConfig, trial_config
+from workflows.sweep.config import SweepConfig, config_of_point
+from workflows.sweep.fork import fork, keep
 
 SHARE = "share"
 """Reported percentage of the run's updates; the clock by which trials are compared."""
@@ -21,6 +22,8 @@ STOP_SECONDS = 90.0
 """How long a stopped trial may take to end its planes."""
 REASON_FILE = "failure.txt"
 """In the run directory of a trial that failed."""
+VERSION_FILE = "version.txt"
+"""In a checkpoint of Ray Tune's: where a copy begins."""
 
 Report = dict[str, float]
 
@@ -32,40 +35,51 @@ class AlignTrial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Start the run, or go on with it."""
-        point = config["point"]
+        """Get ready; the run begins with the first step, when it is known whether it begins as a copy."""
         sweep = SweepConfig.model_validate(config["sweep"])
-        self._run_config = trial_config(sweep, point["index"], point["seed"], point["values"])
+        self._run_config = config_of_point(sweep, config["point"])
+        self._copied = sweep.scheduler.name == "pbt"
         self._directory = Path(self._run_config.directory) / self._run_config.name
         # The process belongs to this run alone, and environment.json says how to start the run again.
         sys.argv[:] = ["python", "-m", "workflows.align", "--config", str(self._directory / "config.yaml")]
         self._reached: queue.SimpleQueue[int | Exception] = queue.SimpleQueue()
         """Evaluated versions, or what ended the run."""
-        self._shown = 0
+        self._shown = self._reported = 0
         self._stopping = threading.Event()
-        self._run = threading.Thread(target=self._align, daemon=True, name="align")
-        self._run.start()
+        self._run: threading.Thread | None = None
 
     def step(self) -> dict[str, Any]:
         """Report the next evaluation; the last one only once the run directory is whole."""
+        if self._run is None:
+            self._run = threading.Thread(target=self._align, daemon=True, name="align")
+            self._run.start()
         version = self._reached.get()
         if isinstance(version, Exception):
             _keep(f"{type(version).__name__}: {version}", self._directory)
             raise version
+        self._reported = version
         steps = self._run_config.loop.steps
         found = [row for row in history(self._directory) if row["version"] <= version]
         return {**found[-1], SHARE: 100.0 * version / steps, "done": version == steps}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the run directory is the checkpoint."""
+        """What a copy of this run needs to begin at the reported version; for itself the run directory is enough."""
+        if self._copied:
+            folder = Path(checkpoint_dir)
+            keep(self._directory, self._reported, folder, self._run_config.deadlines.publish)
+            (folder / VERSION_FILE).write_text(str(self._reported), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: the run goes on from its own checkpoint."""
+        """Begin as a copy of the run in the folder `checkpoint`, unless this run exists: then it goes on by itself."""
+        if self._copied:
+            fork(Path(checkpoint), self._directory)
+            self._shown = int((Path(checkpoint) / VERSION_FILE).read_text(encoding="utf-8"))
 
     def cleanup(self) -> None:
         """End the run and wait until nothing of it is left."""
         self._stopping.set()
-        self._run.join(STOP_SECONDS)
+        if self._run is not None:
+            self._run.join(STOP_SECONDS)
 
     def _align(self) -> None:
         from rich.console import Console

@@ -1,0 +1,77 @@
+"""Population based training (Jaderberg et al. 1711.09846): the worst quarter goes on as altered copies of the best.
+
+Ray Tune decides who copies whom, and when. A copy keeps its donor's seed and so the donor's order of prompts; its
+settings are explored from the donor's.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import PopulationBasedTraining
+
+from workflows.sweep.config import SchedulerConfig, SweepConfig, trial_name
+from workflows.sweep.space import Axis, Point
+from workflows.sweep.trial import SHARE
+
+QUANTILE = 0.25
+"""Share of the population that copies, and that is copied."""
+FACTOR = 1.25
+"""Between a setting and its altered copy."""
+
+
+class Population(PopulationBasedTraining):
+    """Ray Tune's scheduler over the points of a sweep."""
+
+    def __init__(self, config: SweepConfig, synchronous: bool) -> None:
+        self._sweep = config
+        super().__init__(
+            time_attr=SHARE,
+            metric=config.metrics[0].metric,
+            mode=config.metrics[0].mode,
+            perturbation_interval=100.0 * config.scheduler.interval,
+            custom_explore_fn=_unused,
+            quantile_fraction=QUANTILE,
+            log_config=False,
+            # Where not all members run at once, those that run have to wait for the others.
+            synch=synchronous,
+        )
+
+    def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
+        copied: Any = self._trial_state[trial_to_clone].last_result
+        return descendant(self._sweep, trial.config, trial_to_clone.config, int(copied["version"])), {}
+
+
+def descendant(
+    config: SweepConfig, member: Mapping[str, Any], donor: Mapping[str, Any], version: int
+) -> dict[str, Any]:
+    """What a member's trial gets after it has copied `donor` at `version`; its own number stays.
+
+    Determined by the sweep's seed, the member, and how often it has copied.
+    """
+    own, parent = member["point"], donor["point"]
+    lineage = [*own.get("lineage", ()), f"{trial_name(parent['index'])} at version {version}"]
+    generator = np.random.default_rng([config.search.seed, own["index"], len(lineage)])
+    values = explored(parent["values"], config.space, config.scheduler, generator)
+    point = {"index": own["index"], "seed": parent["seed"], "values": values, "lineage": lineage}
+    return copy.deepcopy(dict(donor)) | {"point": point}
+
+
+def explored(
+    values: Point, space: Mapping[str, Axis], options: SchedulerConfig, generator: np.random.Generator
+) -> Point:
+    """Every setting times or over `FACTOR` within its range, or with the chance `options.resample` drawn anew."""
+    found: Point = {}
+    for key, axis in space.items():
+        if generator.random() < options.resample:
+            found[key] = axis.at(float(generator.random()))
+        else:
+            found[key] = axis.exact(values[key] * (FACTOR if generator.random() < 0.5 else 1.0 / FACTOR))
+    return found
+
+
+def _unused(config: dict[str, Any]) -> dict[str, Any]:
+    """Ray Tune asks for a rule of its own; `descendant` stands in for it, because it has to know who copies."""
+    raise NotImplementedError
