@@ -167,6 +167,16 @@ def test_the_report_has_every_figure_and_runs_nothing(tmp_path: Path) -> None:
     assert write_report(tmp_path, again, both).read_text() == page
 
 
+@pytest.mark.parametrize("elo", [False, True])
+@pytest.mark.parametrize("gold", [None, shorter])
+def test_the_report_is_written_with_and_without_the_extras(tmp_path: Path, elo: bool, gold: Any) -> None:
+    found = judged(TEXTS, longer, gold)
+    summary = summary_of(summarise(found, {}, elo=elo, seed=0), gold=["shorter"] if gold else [])
+    page = write_report(tmp_path, summary, found).read_text()
+    assert ("Elo" in page) is elo
+    assert "Everybody against everybody" in page
+
+
 def test_words_about_a_win_rate() -> None:
     high, low, wide = {"low": 0.6, "high": 0.8}, {"low": 0.2, "high": 0.4}, {"low": 0.4, "high": 0.6}
     words = {"gold agrees": high, "gold says worse": low, "gold is open": wide}
