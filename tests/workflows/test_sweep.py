@@ -18,7 +18,7 @@ from workflows.sweep.progress import seconds_left
 from workflows.sweep.ranking import is_dominated, ranked
 from workflows.sweep.search import parameter_space, scheduler, searcher
 from workflows.sweep.table import Trial, flattened, model_size, row, write_table
-from workflows.sweep.trial import SHARE, history
+from workflows.sweep.trial import SHARE, AlignTrial, history
 
 ROOT = Path(__file__).resolve().parents[2]
 RATES = {"learner.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True, "points": 3}}
@@ -183,6 +183,15 @@ def trial(tmp_path: Path, tiny_model: Path) -> Trial:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text + '{"kind": "st', encoding="utf-8")
     return Trial(config=run, status="stopped_early", reason="stopped by the scheduler")
+
+
+def test_a_process_that_is_kept_becomes_the_next_trial() -> None:
+    tree = parse().model_dump(mode="json")
+    first, second = ({"index": i, "seed": i, "values": {"learner.learning_rate": 1e-3 / 10**i}} for i in range(2))
+    kept = object.__new__(AlignTrial)
+    kept.setup({"sweep": tree, "point": first})
+    assert kept.reset_config({"sweep": tree, "point": second})
+    assert kept._run_config == trial_config(parse(), 1, 1, {"learner.learning_rate": 1e-4})
 
 
 def test_the_history_has_every_evaluation_and_the_end(trial: Trial) -> None:

@@ -105,6 +105,8 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False) -> int:
                     scheduler=scheduler(config, together),
                     num_samples=trials(config) if config.search.learns else 1,
                     max_concurrent_trials=limit,
+                    # A process that is kept for the next trial goes on with a run that a scheduler has stopped.
+                    reuse_actors=config.scheduler.name == "none",
                 ),
                 run_config=tune.RunConfig(
                     name=EXPERIMENT,

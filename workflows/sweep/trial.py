@@ -48,6 +48,12 @@ class AlignTrial(tune.Trainable):
         self._stopping = threading.Event()
         self._run: threading.Thread | None = None
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Be another trial: its process has imported all that a run needs."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
     def step(self) -> dict[str, Any]:
         """Report the next evaluation; the last one only once the run directory is whole."""
         if self._run is None:
