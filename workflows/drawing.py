@@ -19,9 +19,10 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 Rows = Sequence[Mapping[str, Any]]
@@ -34,6 +35,8 @@ LINE_STYLES = ["-", "--", "-.", ":"]
 INK, MUTED, RULE = "#1d2733", "#5c6875", "#dfe4ea"
 WIDTH = 11.0  # inches; the page is 1056 CSS pixels wide there, so that 9 pt reads as 12 px
 MAX_POINTS = 600
+WIDE = 5.0
+"""Powers of e from which a logarithmic axis is labelled at powers of ten only."""
 STYLE: Any = {
     **{"font.size": 9, "text.parse_math": False, "lines.linewidth": 1.8, "axes.titlecolor": INK},
     **{
@@ -184,6 +187,25 @@ def from_zero(ax: Axes) -> None:
     """Let the y axis of a panel with data begin at 0, with room above the largest value."""
     if ax.has_data() and ax.dataLim.y1 > 0:
         ax.set_ylim(0, 1.08 * ax.dataLim.y1)
+
+
+def span(values: Array) -> float:
+    """Powers of e that positive values span; nothing for others."""
+    return float(np.log(values.max() / values.min())) if values.min() > 0.0 else 0.0
+
+
+def log_axis(axis: Axis, values: Array, wide: float = WIDE) -> None:
+    """A logarithmic scale with plain numbers, where values span enough for one.
+
+    From `wide` powers of e on it is labelled at powers of ten only.
+    """
+    if (found := span(values)) < 1.0:
+        return
+    scale = axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale
+    scale("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if found < wide else (1.0,), numticks=8))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def panels(columns: int, rows: int = 1, height: float = 3.1, **options: Any) -> tuple[Figure, list[Axes]]:

@@ -36,6 +36,12 @@ def test_seeds_of_one_setting_meet_in_order_and_censored_trials_are_left_out(tab
     }
 
 
+def test_sizes_stand_in_the_order_of_numbers(tmp_path: Path) -> None:
+    rows = [trial(0, 0.5) | {"model_parameters": size} for size in (1_071_200, 112_832, 3_377_408)]
+    found = curves(read_tables([table(tmp_path / "t.parquet", *rows)]), "eta", "win_rate", "N")
+    assert list(found) == ["112832", "1071200", "3377408"]
+
+
 def test_the_listing_has_means_ranges_and_gaps(tables: list[Path]) -> None:
     found = curves(read_tables(tables), "eta", "win_rate", "objective.name")
     assert listing(found, "eta") == [

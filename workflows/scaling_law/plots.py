@@ -3,12 +3,23 @@
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis, XAxis
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from algorithms.preference import BoolArray, FloatArray
 from algorithms.scaling.law import Factors
-from workflows.drawing import BLUE, COLOURS, INK, LINE_STYLES, MUTED, STYLE, VERMILLION, finish, panels, svg
+from workflows.drawing import (
+    BLUE,
+    COLOURS,
+    INK,
+    LINE_STYLES,
+    MUTED,
+    STYLE,
+    VERMILLION,
+    finish,
+    log_axis,
+    panels,
+    span,
+    svg,
+)
 from workflows.scaling_law.measurements import Group
 from workflows.scaling_law.study import Study
 
@@ -18,8 +29,8 @@ MOST_SERIES = 6
 DENSE = 60
 """Measurements of one series from which points are small."""
 POINTS = 120
-WIDE, WIDE_SMALL = 5.0, 2.5
-"""Powers of e from which a logarithmic axis is labelled at powers of ten only, on a wide and on a small panel."""
+WIDE_SMALL = 2.5
+"""Powers of e from which the logarithmic axis of a small panel is labelled at powers of ten only."""
 
 
 def figures(study: Study, name: str) -> dict[str, str]:
@@ -63,7 +74,7 @@ def _surface(ax: Axes, group: Group, study: Study) -> None:
         predicted = study.fit.predict(factors, extrapolate=True).value[0]
         ax.axvline(predicted, color=VERMILLION, linewidth=1.2, linestyle="--")
     setting = f"{study.setting} + {study.shift:g}" if study.shift else str(study.setting)
-    _log(ax.xaxis, values, WIDE_SMALL)
+    log_axis(ax.xaxis, values, WIDE_SMALL)
     finish(ax, group.label + (" (left out)" if best.fault else ""), setting.split(".")[-1], study.metric)
     ax.title.set_fontsize(8.5)
 
@@ -71,7 +82,7 @@ def _surface(ax: Axes, group: Group, study: Study) -> None:
 def _law(study: Study, name: str) -> str | None:
     """Outcome against the factor with the widest range, one line for each level of the others."""
     law, measured = study.fit.law, study.measurements
-    x = max(law.factors, key=lambda factor: _span(measured.factors[factor]))
+    x = max(law.factors, key=lambda factor: span(measured.factors[factor]))
     others = [factor for factor in law.factors if factor != x]
     series = _series(measured.factors, others, len(measured.outcome))
     figure, axes = panels(1, height=4.6)
@@ -94,9 +105,9 @@ def _law(study: Study, name: str) -> str | None:
         )
     if study.check:
         _predicted(ax, measured.factors[x][held], study)
-    _log(ax.xaxis, measured.factors[x])
+    log_axis(ax.xaxis, measured.factors[x])
     if law.logarithmic:
-        _log(ax.yaxis, measured.outcome)
+        log_axis(ax.yaxis, measured.outcome)
     finish(ax, law.formula, x, law.outcome)
     ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=MOST_SERIES + 1, columnspacing=1.2)
     return svg(figure, f"{name}-law", "The law with its band, the measurements, and what was held out")
@@ -141,7 +152,7 @@ def _residuals(study: Study, name: str) -> str | None:
     size = 2.5 if len(predicted) > DENSE else 5
     axes[0].plot(predicted, fit.residuals, "o", color=BLUE, markersize=size, alpha=0.7)
     if fit.law.logarithmic:
-        _log(axes[0].xaxis, predicted)
+        log_axis(axes[0].xaxis, predicted)
     labels = list(dict.fromkeys(measured.labels))
     places = np.array([labels.index(label) for label in measured.labels], dtype=np.float64)
     axes[1].plot(places, fit.residuals, "o", color=BLUE, markersize=size, alpha=0.7)
@@ -181,7 +192,7 @@ def _correlation(study: Study, name: str) -> str | None:
         axes[1].plot(*fit.parameters[columns], "o", color=VERMILLION, markersize=6, label="all groups")
         for column, axis in zip(columns, (axes[1].xaxis, axes[1].yaxis), strict=True):
             if fit.law.positive[column]:
-                _log(axis, fit.resampled[:, column])
+                log_axis(axis, fit.resampled[:, column])
     finish(axes[1], "The pair known least apart", names[int(first)], names[int(second)])
     return svg(figure, f"{name}-correlation", "Correlation of the parameters, and resampled values of one pair")
 
@@ -209,19 +220,3 @@ def _line(values: FloatArray, name: str) -> FloatArray:
     if values.min() > 0.0:
         return np.geomspace(values.min(), values.max(), POINTS)
     return np.arange(values.min(), values.max() + 1.0)
-
-
-def _span(values: FloatArray) -> float:
-    """Powers of e that positive values span; nothing for others."""
-    return float(np.log(values.max() / values.min())) if values.min() > 0.0 else 0.0
-
-
-def _log(axis: Axis, values: FloatArray, wide: float = WIDE) -> None:
-    """A logarithmic scale with plain numbers, where values span enough for one."""
-    if (span := _span(values)) < 1.0:
-        return
-    scale = axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale
-    scale("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < wide else (1.0,), numticks=8))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())

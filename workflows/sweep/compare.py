@@ -16,11 +16,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from workflows.drawing import COLOURS, LINE_STYLES, STYLE, finish, panels
+from workflows.drawing import COLOURS, LINE_STYLES, STYLE, finish, log_axis, panels
 from workflows.scaling_law.table import Table, TableError, read_tables
 
 WIDE = 10.0
-"""Factor between the ends of an axis from which it is logarithmic."""
+"""Largest value of an axis that begins at 0 from which equal factors are equally far apart."""
 
 Curve = dict[float, list[float]]
 """Outcomes of the seeds by setting, settings in order."""
@@ -46,11 +46,11 @@ def curves(table: Table, setting: str, metric: str, by: str | None) -> dict[str,
 
     Raises: `TableError` for a column that is missing or holds something else than numbers.
     """
-    names = [str(label[0]) for label in table.labels([by])] if by else [metric] * len(table)
+    labels = [label[0] for label in table.labels([by])] if by else [metric] * len(table)
     found: dict[str, Curve] = {}
-    rows = zip(names, table.numbers(setting).tolist(), table.numbers(metric).tolist(), strict=True)
-    for name, place, outcome in sorted(rows):
-        found.setdefault(name, {}).setdefault(place, []).append(outcome)
+    rows = zip(labels, table.numbers(setting).tolist(), table.numbers(metric).tolist(), strict=True)
+    for label, place, outcome in sorted(rows):
+        found.setdefault(str(label), {}).setdefault(place, []).append(outcome)
     return found
 
 
@@ -64,8 +64,8 @@ def draw(found: Mapping[str, Curve], setting: str, metric: str) -> Figure:
         for place, outcomes in curve.items():
             ax.plot([place] * len(outcomes), outcomes, "o", color=colour, markersize=4, alpha=0.6)
     places = sorted({place for curve in found.values() for place in curve})
-    if places[0] > 0.0 and places[-1] > WIDE * places[0]:
-        ax.set_xscale("log")
+    if places[0] > 0.0:
+        log_axis(ax.xaxis, np.array(places))
     elif places[0] == 0.0 and places[-1] > WIDE:
         # Linear up to the first value above 0, which has no logarithm, and equal factors equally far apart beyond.
         ax.set_xscale("symlog", linthresh=places[1])

@@ -37,15 +37,22 @@ def test_names_mean_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "unfinished", [{"status": "stopped_early"}, {"status": "failed"}, {"status": "complete", "censored": True}]
+    ("unfinished", "words"),
+    [
+        ({"status": "stopped_early"}, "stopped_early"),
+        ({"status": "failed"}, "failed"),
+        ({"status": "complete", "censored": True}, "changed while they ran"),
+    ],
 )
-def test_only_finished_trials_are_left_and_it_is_said(tmp_path: Path, unfinished: dict[str, object]) -> None:
+def test_only_finished_trials_are_left_and_it_is_said(
+    tmp_path: Path, unfinished: dict[str, object], words: str
+) -> None:
     finished = {"status": "complete", "censored": False, "loss": 2.0}
     path = write(tmp_path / "t.csv", [finished, {**finished, **unfinished, "loss": 1.0}, finished])
     table = read_tables([path])
     assert table.numbers("loss").tolist() == [2.0, 2.0]
     assert table.places[1] == "t.csv, row 3"
-    assert table.notes == (f"1 of 3 trials left out: 1 {unfinished['status']}.",)
+    assert table.notes == (f"1 of 3 trials left out: 1 {words}.",)
     write(path, [{**finished, **unfinished}])
     with pytest.raises(TableError, match="no row is complete: 1"):
         read_tables([path])
