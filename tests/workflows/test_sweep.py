@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.examples import TREE, config, tree
 from workflows.config import ConfigError
 from workflows.sweep.__main__ import main
-from workflows.sweep.config import SweepConfig, load_sweep, parse_sweep, points, trial_config, trials
+from workflows.sweep.config import SweepConfig, load_sweep, parse_sweep, points, probed_configs, trial_config, trials
 from workflows.sweep.progress import seconds_left
 from workflows.sweep.ranking import is_dominated, ranked
 from workflows.sweep.search import parameter_space, scheduler, searcher
@@ -101,6 +101,14 @@ def test_the_ready_sweep_can_be_run_with_every_method(method: str, monkeypatch: 
     found = load_sweep("configs/sweep.yaml", [f"search.method={method}", f"search.trials={count}", "seeds=[0]"])
     assert trials(found) == (10 if method == "grid" else 16)
     assert (searcher(found) is None) == (method in ("grid", "random", "sobol"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/scaling").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_scaling_experiments_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = load_sweep(path)
+    assert found.scheduler.name == "none"
+    assert len(probed_configs(found)) > 1
 
 
 def test_every_point_of_a_grid_is_run_with_every_seed() -> None:
