@@ -70,6 +70,7 @@ def draw(found: Mapping[str, Curve], setting: str, metric: str) -> Figure:
         # Linear up to the first value above 0, which has no logarithm, and equal factors equally far apart beyond.
         ax.set_xscale("symlog", linthresh=places[1])
         ax.set_xticks(places, [f"{place:g}" for place in places])
+        ax.minorticks_off()
     finish(ax, f"{metric} against {setting}, a dot for each trial", setting, metric)
     ax.set_title(ax.get_title("left"), pad=22)
     return figure
