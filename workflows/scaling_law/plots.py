@@ -1,5 +1,7 @@
 """The figures of a scaling law's report, each one inline SVG element, in the style of a run's report."""
 
+from textwrap import fill
+
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,6 +26,8 @@ from workflows.scaling_law.measurements import Group
 from workflows.scaling_law.study import Study
 
 MOST_PANELS, COLUMNS = 12, 4
+TITLE_WIDTH = 28
+"""Characters of a small panel's title that stand beside those of its neighbour."""
 MOST_SERIES = 6
 """Levels, or runs, that a figure tells apart by colour."""
 DENSE = 60
@@ -75,8 +79,9 @@ def _surface(ax: Axes, group: Group, study: Study) -> None:
         ax.axvline(predicted, color=VERMILLION, linewidth=1.2, linestyle="--")
     setting = f"{study.setting} + {study.shift:g}" if study.shift else str(study.setting)
     log_axis(ax.xaxis, values, WIDE_SMALL)
-    finish(ax, group.label + (" (left out)" if best.fault else ""), setting.split(".")[-1], study.metric)
-    ax.title.set_fontsize(8.5)
+    title = fill(group.label + (" (left out)" if best.fault else ""), TITLE_WIDTH)
+    finish(ax, title, setting.split(".")[-1], study.metric)
+    ax.set_title(title, pad=8, fontsize=8.5)
 
 
 def _law(study: Study, name: str) -> str | None:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({**STYLE, "figure.facecolor": "white"}):
-        draw(found, arguments.setting, arguments.metric).savefig(arguments.output, dpi=120)
+        draw(found, arguments.setting, arguments.metric, arguments.by).savefig(arguments.output, dpi=120)
     print("\n".join(listing(found, arguments.setting)))
     return 0
 
@@ -54,13 +54,13 @@ def curves(table: Table, setting: str, metric: str, by: str | None) -> dict[str,
     return found
 
 
-def draw(found: Mapping[str, Curve], setting: str, metric: str) -> Figure:
-    """One line a curve through its means, and a dot for each trial."""
+def draw(found: Mapping[str, Curve], setting: str, metric: str, by: str | None) -> Figure:
+    """A dot for each trial and one line a curve through their means, named in a legend if there is a column `by`."""
     figure, (ax,) = panels(1, height=3.6)
     for number, (name, curve) in enumerate(found.items()):
         colour, style = COLOURS[number % len(COLOURS)], LINE_STYLES[number % len(LINE_STYLES)]
         means = [float(np.mean(outcomes)) for outcomes in curve.values()]
-        ax.plot(list(curve), means, color=colour, linestyle=style, label=name)
+        ax.plot(list(curve), means, color=colour, linestyle=style, label=name if by else None)
         for place, outcomes in curve.items():
             ax.plot([place] * len(outcomes), outcomes, "o", color=colour, markersize=4, alpha=0.6)
     places = sorted({place for curve in found.values() for place in curve})
@@ -71,7 +71,7 @@ def draw(found: Mapping[str, Curve], setting: str, metric: str) -> Figure:
         ax.set_xscale("symlog", linthresh=places[1])
         ax.set_xticks(places, [f"{place:g}" for place in places])
         ax.minorticks_off()
-    finish(ax, f"{metric} against {setting}, a dot for each trial", setting, metric)
+    finish(ax, f"{metric} against {setting}" + (f" by {by}" if by else "") + ", a dot for each trial", setting, metric)
     ax.set_title(ax.get_title("left"), pad=22)
     return figure
 
