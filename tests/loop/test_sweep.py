@@ -12,10 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
+from ray import tune
 
+from tests.examples import TREE
 from tests.loop.support import Outcome, Runs, until
 from workflows.sweep.__main__ import main
-from workflows.sweep.config import METRICS, load_sweep, trial_config
+from workflows.sweep.config import METRICS, load_sweep, parse_sweep, trial_config
+from workflows.sweep.population import Population
+from workflows.sweep.trial import SHARE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -128,6 +132,58 @@ def test_the_same_command_goes_on_and_leaves_nothing_behind(
         until(lambda: not left(), 60, "the sweep's placement groups to be removed")
     except AssertionError as error:
         raise AssertionError(f"{error}: {left()}") from None
+
+
+class Member(tune.Trainable):
+    """Of a population: the first fails, or the last ends, before the place where the others wait for it."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.index, self.share = config["point"]["index"], 0.0
+
+    def step(self) -> dict[str, Any]:
+        missing = self.config["missing"]
+        if self.index == missing == 0:
+            raise RuntimeError("a setting that can't be run")
+        self.share = 100.0 if self.index == missing else self.share + 50.0
+        return {SHARE: self.share, "version": self.share, "win_rate": float(self.index), "done": self.share >= 100.0}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        (Path(checkpoint_dir) / "share.txt").write_text(str(self.share), encoding="utf-8")
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self.share = float((Path(checkpoint) / "share.txt").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+@pytest.mark.usefixtures("cluster")
+def test_members_don_t_wait_for_one_that_has_ended(missing: int, tmp_path: Path) -> None:
+    space = {"learner.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}}
+    base = {key: value for key, value in TREE.items() if key != "name"} | {
+        "data": {"prompts": "prompts.jsonl", "heldout": "heldout.jsonl"},
+        "evaluation": {"every": 2},
+        "learner": {"checkpoint_every": 2},
+    }
+    tree = {"name": "members", "base": base, "space": space, "search": {"method": "sobol", "trials": 3}}
+    sweep = parse_sweep(tree | {"scheduler": {"name": "pbt", "interval": 0.5}})
+    listed = [{"index": i, "seed": 0, "values": {"learner.learning_rate": 1e-4}} for i in range(3)]
+    # Only one runs at a time: each asks for more than half of the memory.
+    memory = int(0.6 * ray.cluster_resources()["memory"])
+    tuner = tune.Tuner(
+        tune.with_resources(Member, {"memory": memory}),
+        param_space={"sweep": sweep.model_dump(mode="json"), "missing": missing, "point": tune.grid_search(listed)},
+        tune_config=tune.TuneConfig(scheduler=Population(sweep, synchronous=True)),
+        run_config=tune.RunConfig(name="members", storage_path=str(tmp_path), verbose=0),
+    )
+    ended = tuner.fit()
+    found = [ended[i] for i in range(3)]
+    failed = missing == 0
+    assert [result.error is not None for result in found] == [failed, False, False]
+    assert [result.metrics[SHARE] for result in found[failed:] if result.metrics] == [100.0] * (3 - failed)
+    # The others were compared without it.
+    worse, better = sorted({0, 1, 2} - {missing})
+    lineages = [result.config["point"].get("lineage", []) for result in found if result.config]
+    assert lineages[worse] == [f"trial-000{better} at version 50"]
+    assert sum(map(len, lineages)) == 1
 
 
 def test_the_worst_of_a_population_goes_on_as_an_altered_copy_of_the_best(cluster: str, runs: Runs) -> None:

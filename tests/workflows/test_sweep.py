@@ -1,6 +1,7 @@
 """A sweep is checked before a trial starts, its table holds what happened, and halving compares like with like."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,26 @@ def test_a_process_that_is_kept_becomes_the_next_trial() -> None:
     kept.setup({"sweep": tree, "point": first})
     assert kept.reset_config({"sweep": tree, "point": second})
     assert kept._run_config == trial_config(parse(), 1, 1, {"learner.learning_rate": 1e-4})
+
+
+def test_no_evaluation_is_lost_that_was_made_before_an_earlier_one_was_noticed(trial: Trial) -> None:
+    """A scheduler compares at every one of them."""
+    with (trial.run_directory / "metrics.jsonl").open("w", encoding="utf-8") as file:
+        for version in (2, 4, 6, 8):
+            file.writelines(
+                json.dumps(row | {"version": version}) + "\n" for row in (STEP, {"kind": "evaluation", **RATE})
+            )
+    late = object.__new__(AlignTrial)
+    point = {"index": 0, "seed": 0, "values": {"learner.learning_rate": 1e-3}}
+    late.setup({"sweep": parse().model_dump(mode="json"), "point": point})
+    late._run_config = trial.config.model_copy(update={"loop": trial.config.loop.model_copy(update={"steps": 8})})
+    late._directory = trial.run_directory
+    late._run = threading.Thread()
+    for version in (4, 8):
+        late._reached.put(version)
+    found = [late.step() for _ in range(4)]
+    assert [(report["version"], report[SHARE]) for report in found] == [(2, 25.0), (4, 50.0), (6, 75.0), (8, 100.0)]
+    assert [report["done"] for report in found] == [False, False, False, True]
 
 
 def test_the_history_has_every_evaluation_and_the_end(trial: Trial) -> None:

@@ -6,7 +6,7 @@ settings are explored from the donor's.
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray.tune.experiment import Trial
@@ -15,6 +15,9 @@ from ray.tune.schedulers import PopulationBasedTraining
 from workflows.sweep.config import SchedulerConfig, SweepConfig, trial_name
 from workflows.sweep.space import Axis, Point
 from workflows.sweep.trial import SHARE
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
 
 QUANTILE = 0.25
 """Share of the population that copies, and that is copied."""
@@ -39,6 +42,27 @@ class Population(PopulationBasedTraining):
             # Where not all members run at once, those that run have to wait for the others.
             synch=synchronous,
         )
+
+    def choose_trial_to_run(self, tune_controller: "TuneController") -> Trial | None:
+        """Who runs next. Ray Tune would let members wait for ever for one that has ended before them, or failed."""
+        living = []
+        for trial in tune_controller.get_trials():
+            if trial.is_finished():
+                state: Any = self._trial_state[trial]
+                state.last_train_time = max(state.last_train_time, self._next_perturbation_sync)
+            else:
+                living.append(trial)
+        if self._synch and living and all(self._waits(trial) for trial in living):
+            # Members are compared when one of them reports, and nobody is left to do so.
+            reported: Any = self._trial_state[living[0]].last_result
+            self.on_trial_result(tune_controller, living[0], reported)
+        chosen: Trial | None = super().choose_trial_to_run(tune_controller)
+        return chosen
+
+    def _waits(self, trial: Trial) -> bool:
+        """Whether the member has come to the place where all are compared."""
+        reached: float = self._trial_state[trial].last_train_time
+        return trial.status == Trial.PAUSED and reached >= self._next_perturbation_sync
 
     def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
         copied: Any = self._trial_state[trial_to_clone].last_result

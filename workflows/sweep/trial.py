@@ -7,6 +7,7 @@ import json
 import queue
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class AlignTrial(tune.Trainable):
         sys.argv[:] = ["python", "-m", "workflows.align", "--config", str(self._directory / "config.yaml")]
         self._reached: queue.SimpleQueue[int | Exception] = queue.SimpleQueue()
         """Evaluated versions, or what ended the run."""
+        self._due: deque[Report] = deque()
+        """Evaluations read and not yet reported: a fast run may make several before one is noticed."""
         self._shown = self._reported = 0
         self._stopping = threading.Event()
         self._run: threading.Thread | None = None
@@ -59,14 +62,16 @@ class AlignTrial(tune.Trainable):
         if self._run is None:
             self._run = threading.Thread(target=self._align, daemon=True, name="align")
             self._run.start()
-        version = self._reached.get()
-        if isinstance(version, Exception):
-            _keep(f"{type(version).__name__}: {version}", self._directory)
-            raise version
-        self._reported = version
+        while not self._due:
+            version = self._reached.get()
+            if isinstance(version, Exception):
+                _keep(f"{type(version).__name__}: {version}", self._directory)
+                raise version
+            self._due.extend(row for row in history(self._directory) if self._reported < row["version"] <= version)
+        report = self._due.popleft()
+        self._reported = int(report["version"])
         steps = self._run_config.loop.steps
-        found = [row for row in history(self._directory) if row["version"] <= version]
-        return {**found[-1], SHARE: 100.0 * version / steps, "done": version == steps}
+        return {**report, SHARE: 100.0 * self._reported / steps, "done": self._reported == steps}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """What a copy of this run needs to begin at the reported version; for itself the run directory is enough."""
@@ -79,7 +84,7 @@ class AlignTrial(tune.Trainable):
         """Begin as a copy of the run in the folder `checkpoint`, unless this run exists: then it goes on by itself."""
         if self._copied:
             fork(Path(checkpoint), self._directory)
-            self._shown = int((Path(checkpoint) / VERSION_FILE).read_text(encoding="utf-8"))
+            self._shown = self._reported = int((Path(checkpoint) / VERSION_FILE).read_text(encoding="utf-8"))
 
     def cleanup(self) -> None:
         """End the run and wait until nothing of it is left."""
