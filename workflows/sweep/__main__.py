@@ -21,11 +21,12 @@ from workflows.command_line import config_parser
 from workflows.config import ConfigError
 from workflows.preflight import ResourceError, check_inputs, demand_table, demands, shortage, supply
 from workflows.run_directory import RunDirectory
-from workflows.sweep.config import SweepConfig, load_sweep, probed_configs, trials
+from workflows.sweep.config import TRIALS, SweepConfig, load_sweep, probed_configs, trials
+from workflows.sweep.interruption import interruptible
 from workflows.sweep.progress import INTERRUPTED, TABLE, SweepProgress
 from workflows.sweep.search import parameter_space, scheduler, searcher
 from workflows.sweep.submit import submit
-from workflows.sweep.trial import AlignTrial
+from workflows.sweep.trial import STOP_SECONDS, AlignTrial
 
 EXPERIMENT = "tune"
 """Ray Tune's own folder in the sweep directory."""
@@ -117,7 +118,8 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False) -> int:
                     verbose=0,
                 ),
             )
-        tuner.fit()
+        with interruptible(directory.path, directory.path / TRIALS, STOP_SECONDS):
+            tuner.fit()
         return _ended(directory.path / TABLE)
     finally:
         directory.close()

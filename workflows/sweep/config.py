@@ -23,6 +23,8 @@ METRICS = (
 """What every trial reports, and an objective can be."""
 SAME_SCHEDULE = ("loop.steps", "evaluation.every", "learner.schedule", "learner.warmup_steps", "learner.minimum_rate")
 """Keys that have to be equal in all trials for scores at one share of the schedule to be comparable."""
+TRIALS = "trials"
+"""In the sweep directory: the run directory of every trial."""
 SMALLEST_POPULATION, FEWEST_KEPT = 2, 2
 """Trials of population based training, and checkpoints that each of their runs has to keep."""
 
@@ -125,7 +127,7 @@ def trial_config(config: SweepConfig, index: int, seed: int, values: Point, copi
     Raises: `ConfigError`.
     """
     tree = copy.deepcopy(config.base)
-    own = {"name": trial_name(index, copies), "directory": f"{config.directory}/{config.name}/trials", "seed": seed}
+    own = {"name": trial_name(index, copies), "directory": f"{config.directory}/{config.name}/{TRIALS}", "seed": seed}
     for key, value in {**config.changes, **values, **own}.items():
         set_key(tree, key, value)
     return parse_config(tree)

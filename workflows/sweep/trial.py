@@ -15,6 +15,7 @@ from ray import tune
 
 from workflows.sweep.config import SweepConfig, config_of_point
 from workflows.sweep.fork import fork, keep
+from workflows.sweep.interruption import interrupted
 
 SHARE = "share"
 """Reported percentage of the run's updates; the clock by which trials are compared."""
@@ -41,6 +42,7 @@ class AlignTrial(tune.Trainable):
         self._run_config = config_of_point(sweep, config["point"])
         self._copied = sweep.scheduler.name == "pbt"
         self._directory = Path(self._run_config.directory) / self._run_config.name
+        self._sweep_directory = Path(sweep.directory) / sweep.name
         # The process belongs to this run alone, and environment.json says how to start the run again.
         sys.argv[:] = ["python", "-m", "workflows.align", "--config", str(self._directory / "config.yaml")]
         self._reached: queue.SimpleQueue[int | Exception] = queue.SimpleQueue()
@@ -65,6 +67,9 @@ class AlignTrial(tune.Trainable):
         while not self._due:
             version = self._reached.get()
             if isinstance(version, Exception):
+                if interrupted(self._sweep_directory):
+                    # A failure would be the end of this trial; one that is killed here goes on with the sweep.
+                    threading.Event().wait()
                 _keep(f"{type(version).__name__}: {version}", self._directory)
                 raise version
             self._due.extend(row for row in history(self._directory) if self._reported < row["version"] <= version)
@@ -109,7 +114,8 @@ class AlignTrial(tune.Trainable):
         if evaluation and self._shown < evaluation["version"] < self._run_config.loop.steps:
             self._shown = evaluation["version"]
             self._reached.put(self._shown)
-        return "the sweep stopped this trial" if self._stopping.is_set() else None
+        ending = self._stopping.is_set() or interrupted(self._sweep_directory)
+        return "the sweep stopped this trial" if ending else None
 
 
 def finished(directory: Path) -> bool:
