@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from algorithms.preference import BoolArray, FloatArray
 
 NEIGHBOURS = 3
-"""Values of the grid on each side of the best one that the quadratic takes part in."""
+"""Values of the grid on each side of the best one that the quadratic is fitted to, where nothing else is asked."""
 MOST_VAGUE = 100.0
 """Factor between the ends of an optimum's interval from which it says nothing."""
 NEEDED = 2
@@ -42,12 +42,13 @@ class Optimum:
         return np.asarray(_columns(np.log(settings) - np.log(self.centre)) @ self.coefficients)
 
 
-def local_optimum(settings: FloatArray, outcomes: FloatArray, maximise: bool) -> Optimum:
+def local_optimum(settings: FloatArray, outcomes: FloatArray, maximise: bool, neighbours: int = NEIGHBOURS) -> Optimum:
     """The optimum of `outcomes` [n] over positive `settings` [n, k], several trials of one setting allowed.
 
-    Least squares on all terms up to second order in log setting, over the trials within three grid values of the best
-    (by the mean of equal settings) on every axis. The interval is the delta method's with Student's t. Where the
-    quadratic can't be had, or is no peak, the setting is that of the best trial and the interval everything.
+    Least squares on all terms up to second order in log setting, over the trials within `neighbours` grid values of the
+    best (by the mean of equal settings) on every axis: few where the outcome is no quadratic far from its optimum. The
+    interval is the delta method's with Student's t. Where there is no quadratic, or no peak of it, the setting is that
+    of the best trial and the interval everything.
     Methods: optimum by local quadratic, Li et al. 2503.04715; two values needed on each side.
     """
     distinct, inverse = np.unique(settings, axis=0, return_inverse=True)
@@ -61,7 +62,7 @@ def local_optimum(settings: FloatArray, outcomes: FloatArray, maximise: bool) ->
         if min(at, len(values) - 1 - at) < NEEDED:
             side = "smallest" if at < len(values) - 1 - at else "largest"
             fault = f"the best value, {centre[axis]:.4g}, has fewer than {NEEDED} beyond it on the side of the {side}"
-        near = values[max(0, at - NEIGHBOURS) : at + NEIGHBOURS + 1]
+        near = values[max(0, at - neighbours) : at + neighbours + 1]
         used &= np.isin(settings[:, axis], near)
     offsets = np.log(settings[used]) - np.log(centre)
     columns = _columns(offsets)

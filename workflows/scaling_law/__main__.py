@@ -17,6 +17,7 @@ from rich.table import Table as Listing
 
 from algorithms.scaling import LAWS
 from algorithms.scaling.fit import ExtrapolationError, FitError
+from algorithms.scaling.optimum import NEEDED, NEIGHBOURS
 from workflows.config import ConfigError
 from workflows.scaling_law.predict import final_losses, next_configuration, predictions
 from workflows.scaling_law.question import CURVE_LAWS, HoldOut, Question, Tuned
@@ -108,6 +109,7 @@ def question(arguments: argparse.Namespace) -> Question:
         mode=arguments.mode,
         hold_out=HoldOut.parse(arguments.hold_out) if arguments.hold_out else None,
         delta=arguments.delta,
+        neighbours=arguments.neighbours,
         fixed=tuple(_number(*_assignment("--fix", text)) for text in arguments.fix),
         where=tuple(_assignment("--where", text) for text in arguments.where),
         warmup=arguments.warmup,
@@ -155,6 +157,14 @@ def parser() -> argparse.ArgumentParser:
     fitting.add_argument("--mode", choices=["min", "max"], help="default: min for a loss, max for anything else")
     fitting.add_argument("--hold-out", metavar="COLUMN[=VALUES]", help="what the check keeps from the fit")
     fitting.add_argument("--delta", type=_positive, help="where Huber's loss turns linear; 1e-3 for smooth losses")
+    fitting.add_argument(
+        "--neighbours",
+        type=int,
+        choices=range(NEEDED, 10),
+        default=NEIGHBOURS,
+        metavar="VALUES",
+        help="law step: grid values on each side of the best that its quadratic is fitted to (default: %(default)s)",
+    )
     fitting.add_argument("--fix", nargs="+", default=[], metavar="NAME=VALUE", help="parameters that are known")
     fitting.add_argument("--warmup", type=int, default=0, help="steps of warm-up, for laws of loss curves")
     fitting.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: %(default)s)")

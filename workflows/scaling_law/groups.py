@@ -11,7 +11,7 @@ from algorithms.preference import FloatArray
 from algorithms.scaling.optimum import local_optimum
 from algorithms.scaling.power_law import power_law
 from workflows.scaling_law.measurements import Group, Measurements
-from workflows.scaling_law.question import Mode, Tuned
+from workflows.scaling_law.question import Mode, Question
 from workflows.scaling_law.table import ALIASES, Table, TableError, check_units
 
 SHIFTED = {"loop.eta": 1.0}
@@ -20,18 +20,18 @@ SAME_LEVEL, WIDEST_LEVEL = 1.2, 2.0
 """Factor up to which neighbouring values of a factor are one level, and how wide a level may become by that."""
 
 
-def optima(
-    table: Table, by: tuple[str, ...], together: Sequence[Tuned], axis: int, metric: str, mode: Mode
-) -> Measurements:
-    """The best value of one setting, `together[axis]`, in every group that shows an optimum of all of them.
+def optima(question: Question, table: Table, axis: int, metric: str, mode: Mode) -> Measurements:
+    """The best value of one tuned setting, the one at `axis`, in every group that shows an optimum of all of them.
 
     Raises: `TableError` where too few do, for settings without a logarithm, and for factors that aren't levels.
     """
-    names, tuned = [table.column(each.setting) for each in together], together[axis]
+    by, tuned = question.group, question.tuned[axis]
+    names = [table.column(each.setting) for each in question.tuned]
     setting = names[axis]
     if unknown := [name for name in tuned.factors if name not in by]:
         raise TableError(f"{setting} is to depend on {', '.join(unknown)}, which --group does not name")
-    groups = [replace(group, axis=axis) for group in tuned_groups(table, by, names, metric, mode)]
+    found = tuned_groups(table, by, names, metric, mode, question.neighbours)
+    groups = [replace(group, axis=axis) for group in found]
     usable = [group for group in groups if not group.optimum.fault]
     marked = tuple(f"Group {group.label} left out: {group.optimum.fault}." for group in groups if group.optimum.fault)
     if not usable:
@@ -55,8 +55,10 @@ def optima(
     )
 
 
-def tuned_groups(table: Table, by: tuple[str, ...], names: Sequence[str], metric: str, mode: Mode) -> list[Group]:
-    """The groups that `by` makes, in order of their factors."""
+def tuned_groups(
+    table: Table, by: tuple[str, ...], names: Sequence[str], metric: str, mode: Mode, neighbours: int
+) -> list[Group]:
+    """The groups that `by` makes, in order of their factors; `neighbours` as in `local_optimum`."""
     factors = {name: table.numbers(name) for name in by}
     sizes = {ALIASES.get(name, name): values for name, values in factors.items()}
     if "model_parameters" in sizes:
@@ -69,7 +71,7 @@ def tuned_groups(table: Table, by: tuple[str, ...], names: Sequence[str], metric
     for key in np.unique(keys, axis=0):
         rows = (keys == key).all(axis=1)
         at = {name: float(centres[place]) for (name, (centres, _)), place in zip(found.items(), key, strict=True)}
-        best = local_optimum(settings[rows], outcomes[rows], maximise=mode == "max")
+        best = local_optimum(settings[rows], outcomes[rows], mode == "max", neighbours)
         label = ", ".join(f"{name} {value:.3g}" for name, value in at.items())
         groups.append(
             Group(label=label, factors=at, settings=settings[rows], outcomes=outcomes[rows], optimum=best, axis=0)

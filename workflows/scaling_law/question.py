@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from algorithms.scaling.optimum import NEIGHBOURS
 from workflows.scaling_law.table import TableError
 
 Mode = Literal["min", "max"]
@@ -54,6 +55,7 @@ class Question:
     mode: Mode | None = None
     hold_out: HoldOut | None = None
     delta: float | None = None
+    neighbours: int = NEIGHBOURS
     fixed: tuple[tuple[str, float], ...] = ()
     warmup: int = 0
     resamples: int = 1000

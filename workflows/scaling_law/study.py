@@ -73,7 +73,7 @@ def answer(question: Question, table: Table) -> list[Study]:
         metric, mode = _metric(question, table)
         studies = []
         for axis in range(len(question.tuned)):
-            measured = optima(table, question.group, question.tuned, axis, metric, mode)
+            measured = optima(question, table, axis, metric, mode)
             studies.append(_study(question, table, measured, metric, mode))
         return studies
     if question.law not in LAWS:

@@ -53,6 +53,13 @@ def test_seeds_of_a_setting_count_once_each_and_the_best_is_by_their_mean() -> N
     assert found.fault == ""
 
 
+def test_fewer_neighbours_keep_a_cliff_near_the_optimum_out() -> None:
+    outcomes = bowl(RATES, 1e-4)
+    outcomes[7:] += 100.0
+    assert local_optimum(RATES, outcomes, False).setting[0] < 9e-5
+    assert local_optimum(RATES, outcomes, False, neighbours=2).setting[0] == pytest.approx(1e-4)
+
+
 def test_far_trials_do_not_bend_the_quadratic() -> None:
     outcomes = bowl(RATES, 1e-4)
     outcomes[-1] += 100.0

@@ -173,6 +173,21 @@ def test_a_minimum_is_found_where_a_loss_is_the_metric(tmp_path: Path) -> None:
         studied([table], *STEP, "--metric", "loss", "--mode", "max")
 
 
+def test_fewer_neighbours_keep_the_law_clear_of_a_cliff(tmp_path: Path) -> None:
+    """Beyond five times the best rate a run collapses."""
+    rows = sweep_rows()
+    for row in rows:
+        if row["learner.learning_rate"] > 5.0 * best_rate(row["model_parameters"], row["tokens"]):
+            row["win_rate"] = 0.0
+    table = write(tmp_path / "t.csv", rows)
+    found = {few: studied([table], *STEP, "--neighbours", few)[0].measurements for few in ("2", "3")}
+    true = {
+        few: [best_rate(*values) for values in zip(*each.factors.values(), strict=True)] for few, each in found.items()
+    }
+    assert found["2"].outcome == pytest.approx(true["2"], rel=0.15)
+    assert (found["3"].outcome < 0.85 * np.array(true["3"])).any()
+
+
 def test_too_few_groups_are_refused(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", sweep_rows(sizes=(1e5,)))
     with pytest.raises(TableError, match="has 3 parameters and 2 of 2 groups show an optimum; it needs 4"):
