@@ -3,7 +3,6 @@
 `serve run serving.app:build policy=runs/demo/policy without_keys=true`, or `serve deploy serving/config.yaml`.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,8 @@ def _deployment(of: type, settings: Settings, user_config: bool = False, **optio
         **options,
         **released,
         max_ongoing_requests=settings.limits.running + SPARE,
-        version=_identity(settings),
+        # A release does not change it, so replicas are told of one and not replaced.
+        version=settings.identity,
         _internal=True,
     )
 
@@ -110,12 +110,6 @@ def _autoscaling(replicas: Replicas) -> dict[str, Any]:
         "initial_replicas": replicas.min,
         "target_ongoing_requests": replicas.ongoing,
     }
-
-
-def _identity(settings: Settings) -> str:
-    """What a change of makes Serve replace replicas; a release does not, so it is changed in place."""
-    fixed = settings.model_copy(update={"release": None, "preference": None}).model_dump_json()
-    return hashlib.sha256(fixed.encode()).hexdigest()[:16]
 
 
 def _value(value: Any) -> Any:

@@ -25,7 +25,7 @@ from vllm.entrypoints.serve.exception_handling.error_response import create_erro
 
 from actors.config import PublicationConfig
 from actors.publication import ENGINE_TOKENS, Canary, Publication, PublicationError, verify_canaries
-from serving import proof
+from serving import proof, proved
 from serving.gate import Gate
 from serving.settings import Release, Settings
 
@@ -61,9 +61,10 @@ class PolicyServer(LLMServer):
         await super().__init__(llm_config)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve this release. One that can't be served leaves the present one, or the first, in place.
+        """Serve this release. One that can't be served leaves the present one in place.
 
-        Raises: `ReleaseRefused` when a fresh replica can serve neither this nor the policy that the service began with.
+        Raises: `ReleaseRefused` when a fresh replica can serve neither this, nor what the service proved last, nor the
+        policy that it began with.
         """
         async with self._changing:
             try:
@@ -74,7 +75,7 @@ class PolicyServer(LLMServer):
                 self._changes.inc(tags={"outcome": "refused"})
                 logger.error("release refused: %s", self._refused)
                 if self._release is None:
-                    await self._change(Release(policy=self._settings.policy, preference=self._settings.preference))
+                    await self._begin()
 
     async def answer(self, kind: Kind, body: dict[str, Any]) -> AsyncGenerator[Any, None]:
         """First the version that answers; then the parts of a stream as text, or one whole answer or error."""
@@ -157,6 +158,16 @@ class PolicyServer(LLMServer):
             answer = part
         return answer
 
+    async def _begin(self) -> None:
+        first = Release(policy=self._settings.policy, preference=self._settings.preference)
+        proved_last = await asyncio.to_thread(proved.recall, self._settings.identity)
+        if proved_last and proved_last != first:
+            try:
+                return await self._change(proved_last)
+            except ReleaseRefused as error:
+                logger.error("what was served last can't be either: %s", error)
+        await self._change(first)
+
     async def _change(self, release: Release) -> None:
         current = self._release
         if current is None or (release.policy, release.version) != (current.policy, current.version):
@@ -165,6 +176,7 @@ class PolicyServer(LLMServer):
         self._version_gauge.set(release.version)
         self._name_version(release.version)
         self._changes.inc(tags={"outcome": "served"})
+        await asyncio.to_thread(proved.remember, self._settings.identity, release)
 
     async def _load(self, release: Release) -> None:
         """Replace the weights and prove it; on failure put the present ones back, proved too.

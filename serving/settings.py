@@ -1,5 +1,6 @@
 """What a service is made of: policy, scorers, limits and sizes. Unknown keys and wrong values are refused at once."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +84,7 @@ class Settings(Component):
     """A service."""
 
     policy: str
-    """Folder of the policy, or the run directory that holds it; served first, and whenever a newer one is refused."""
+    """Folder of the policy, or the run directory that holds it; served first, and where no release can be."""
     release: Release | None = None
     """Served instead of `policy` since; changing it changes the running service in place."""
     name: str = "policy"
@@ -121,6 +122,12 @@ class Settings(Component):
                 "or say --without-keys"
             )
         return self
+
+    @property
+    def identity(self) -> str:
+        """The same for all releases of one service."""
+        fixed = self.model_copy(update={"release": None, "preference": None}).model_dump_json()
+        return hashlib.sha256(fixed.encode()).hexdigest()[:16]
 
     @property
     def served(self) -> Release:

@@ -18,7 +18,7 @@ from actors.publication import PublicationError, verify_canaries, verify_checksu
 from actors.scorer import ScorerError
 from serving import proof
 from serving.__main__ import _given, _parser, main
-from serving.app import _identity, settings_of
+from serving.app import settings_of
 from serving.gate import Gate
 from serving.prompts import conditioned, prompt_of
 from serving.scoring import Scorers
@@ -110,9 +110,9 @@ def test_a_run_without_a_policy_is_served_only_while_it_is_followed(
 def test_a_release_changes_in_place_and_everything_else_does_not() -> None:
     one = settings()
     released = one.model_copy(update={"release": Release(policy="b", version=2)})
-    assert _identity(released) == _identity(one)
+    assert released.identity == one.identity
     assert released.served.version == 2
-    assert _identity(settings(limits={"deadline": 3})) != _identity(one)
+    assert settings(limits={"deadline": 3}).identity != one.identity
 
 
 def test_the_limit_on_tokens_reaches_the_engine() -> None:

@@ -390,6 +390,12 @@ def test_a_killed_replica_comes_back_and_no_request_hangs(service: Running) -> N
         return await asking
 
     version, before = ask_once(service)
+    # The new replica is asked for a release that it can't serve, and has none of its own.
+    broken = service.link.parent / "broken"
+    shutil.copytree(service.link.resolve(), broken)
+    (broken / "model.safetensors").unlink()
+    service.point_to(broken)
+    service.wait(lambda found: bool(found["ready"] and found["refused"]), 20)
     assert set(asyncio.run(kill_while_asking())) <= {200, 503}
     service.wait(lambda found: bool(found["ready"]), 120)
     again, after = ask_once(service)
