@@ -32,6 +32,8 @@ MOST_SERIES = 6
 """Levels, or runs, that a figure tells apart by colour."""
 DENSE = 60
 """Measurements of one series from which points are small."""
+FRAME = 10.0
+"""Factor beyond the measurements at which an axis ends, however far an interval goes on."""
 POINTS = 120
 WIDE_SMALL = 2.5
 """Powers of e from which the logarithmic axis of a small panel is labelled at powers of ten only."""
@@ -113,6 +115,8 @@ def _law(study: Study, name: str) -> str | None:
     log_axis(ax.xaxis, measured.factors[x])
     if law.logarithmic:
         log_axis(ax.yaxis, measured.outcome)
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, measured.outcome.min() / FRAME), min(high, measured.outcome.max() * FRAME))
     finish(ax, law.formula, x, law.outcome)
     ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=MOST_SERIES + 1, columnspacing=1.2)
     return svg(figure, f"{name}-law", "The law with its band, the measurements, and what was held out")
