@@ -15,7 +15,7 @@ from tests.examples import TREE, config, tree
 from workflows.config import ConfigError
 from workflows.sweep.__main__ import main
 from workflows.sweep.config import SweepConfig, load_sweep, parse_sweep, points, probed_configs, trial_config, trials
-from workflows.sweep.progress import seconds_left
+from workflows.sweep.progress import SweepProgress, seconds_left
 from workflows.sweep.ranking import is_dominated, ranked
 from workflows.sweep.search import parameter_space, scheduler, searcher
 from workflows.sweep.table import Trial, flattened, model_size, row, write_table
@@ -221,6 +221,13 @@ def test_no_evaluation_is_lost_that_was_made_before_an_earlier_one_was_noticed(t
     found = [late.step() for _ in range(4)]
     assert [(report["version"], report[SHARE]) for report in found] == [(2, 25.0), (4, 50.0), (6, 75.0), (8, 100.0)]
     assert [report["done"] for report in found] == [False, False, False, True]
+
+
+def test_a_varied_tree_is_shown_by_its_name(trial: Trial) -> None:
+    space = {"objective": {"values": [{"name": "online_dpo"}]}, "learner.learning_rate": {"values": [1e-3]}}
+    progress = SweepProgress(parse(space=space), planned=1, together=1)
+    rate = f"{trial.config.learner.learning_rate:.4g}"
+    assert progress._values(row(trial)) == f"objective online_dpo, learner.learning_rate {rate}"
 
 
 def test_the_history_has_every_evaluation_and_the_end(trial: Trial) -> None:

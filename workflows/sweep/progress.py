@@ -16,7 +16,7 @@ from rich.text import Text
 
 from workflows.sweep.config import SweepConfig, config_of_point
 from workflows.sweep.ranking import ranked
-from workflows.sweep.table import Row, Trial, row, write_table
+from workflows.sweep.table import Row, Trial, flattened, row, write_table
 from workflows.sweep.trial import REASON_FILE, STOP_SECONDS, finished
 
 TABLE = "trials.parquet"
@@ -108,12 +108,13 @@ class SweepProgress(Callback):
                 last = trial.last_result or {}
                 scores = [_text(last.get(entry.metric)) for entry in self._config.metrics]
                 name = config_of_point(self._config, trial.config["point"]).name
-                values = trial.config["point"]["values"]
+                values = flattened(trial.config["point"]["values"])
                 display.add_row(name, f"running, {last.get('share', 0):.0f}%", *self._cells(values), *scores)
         return display
 
     def _cells(self, found: Row) -> list[str]:
-        return [_text(found.get(key)) for key in self._config.space]
+        # A varied tree, such as an objective, is shown by its name.
+        return [_text(found.get(key, found.get(f"{key}.name"))) for key in self._config.space]
 
     def _values(self, found: Row) -> str:
         cells = zip(self._config.space, self._cells(found), strict=True)
