@@ -389,6 +389,9 @@ def test_a_killed_replica_comes_back_and_no_request_hangs(service: Running) -> N
             replica.kill()
         return await asking
 
+    begun_with = service.status()["version"]
+    service.point_to(make_model(service.link.parent / "third", seed=2))
+    service.wait(lambda found: bool(found["ready"] and found["version"] > begun_with), 40)
     version, before = ask_once(service)
     # The new replica is asked for a release that it can't serve, and has none of its own.
     broken = service.link.parent / "broken"

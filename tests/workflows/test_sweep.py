@@ -221,6 +221,10 @@ def test_no_evaluation_is_lost_that_was_made_before_an_earlier_one_was_noticed(t
     found = [late.step() for _ in range(4)]
     assert [(report["version"], report[SHARE]) for report in found] == [(2, 25.0), (4, 50.0), (6, 75.0), (8, 100.0)]
     assert [report["done"] for report in found] == [False, False, False, True]
+    # Nothing more will come, and the trial says so instead of waiting for it.
+    late._reached.put(8)
+    with pytest.raises(RuntimeError, match=r"metrics\.jsonl has no version 8"):
+        late.step()
 
 
 def test_a_varied_tree_is_shown_by_its_name(trial: Trial) -> None:

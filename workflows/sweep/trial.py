@@ -64,6 +64,7 @@ class AlignTrial(tune.Trainable):
         if self._run is None:
             self._run = threading.Thread(target=self._align, daemon=True, name="align")
             self._run.start()
+        steps = self._run_config.loop.steps
         while not self._due:
             version = self._reached.get()
             if isinstance(version, Exception):
@@ -73,9 +74,12 @@ class AlignTrial(tune.Trainable):
                 _keep(f"{type(version).__name__}: {version}", self._directory)
                 raise version
             self._due.extend(row for row in history(self._directory) if self._reported < row["version"] <= version)
+            if version == steps and not self._due:
+                raise RuntimeError(
+                    f"the run in {self._directory} has ended, and its metrics.jsonl has no version {steps}"
+                )
         report = self._due.popleft()
         self._reported = int(report["version"])
-        steps = self._run_config.loop.steps
         return {**report, SHARE: 100.0 * self._reported / steps, "done": self._reported == steps}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
