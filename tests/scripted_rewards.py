@@ -1,5 +1,6 @@
 """Rewards whose values are known by construction, and rewards that misbehave in one way each."""
 
+import time
 from collections.abc import Callable
 
 
@@ -11,6 +12,12 @@ def length(prompt: str, response: str) -> float:
 def letters(prompt: str, response: str) -> float:
     """ASCII letters in the response: something that random bytes differ in."""
     return float(sum(letter.isascii() and letter.isalpha() for letter in response))
+
+
+def slow_letters(prompt: str, response: str) -> float:
+    """The reward of `letters`, after a while: so that a test can meet a run half-way."""
+    time.sleep(0.15)
+    return letters(prompt, response)
 
 
 def exclamation(prompt: str, response: str) -> float:

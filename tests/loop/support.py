@@ -135,6 +135,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
+def half_way(path: Path) -> bool:
+    """Whether a run has trained three versions, and Ray Train knows of a checkpoint, which it does after a moment."""
+    registered = path / "checkpoints" / "checkpoint_manager_snapshot.json"
+    known = registered.exists() and "version-" in registered.read_text()
+    return known and len(read_lines(path / "metrics.jsonl")) >= 3
+
+
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Parameters of a Hugging Face folder by name."""
     from transformers import AutoModelForCausalLM

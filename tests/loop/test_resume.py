@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.loop.support import Outcome, Runs, read_lines, same_weights, until
+from tests.loop.support import Outcome, Runs, half_way, same_weights, until
 from workflows.align import align
 from workflows.run_directory import RunDirectory, RunDirectoryError
 from workflows.training import RunFailed
@@ -29,13 +29,6 @@ def content(folder: Path) -> dict[str, bytes]:
     """All files that a refused driver might have changed."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def half_way(path: Path) -> bool:
-    """Whether a run has trained three versions, and Ray Train knows of a checkpoint, which it does after a moment."""
-    registered = path / "checkpoints" / "checkpoint_manager_snapshot.json"
-    known = registered.exists() and "version-" in registered.read_text()
-    return known and len(read_lines(path / "metrics.jsonl")) >= 3
 
 
 @pytest.fixture(scope="module")
