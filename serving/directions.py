@@ -21,14 +21,26 @@ from typing import Any
 
 import httpx
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from actors.prompts import PromptError, load_prompts
 from actors.records import Message, derive_seed
 from algorithms.selection.rules import best_of_n, projected
-from serving.evaluate import EvaluationError, checked, client_of
+from serving.asking import ServiceError, checked, client_of, gathered
 from serving.prompts import conditioned
 
 Conversation = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taught:
+    """A direction of a prompt with the answer that is best along it."""
+
+    direction: dict[str, float]
+    """The unit vector, by objective."""
+    answer: str
+    rewards: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,21 +57,23 @@ async def converse(
     client: httpx.AsyncClient,
     prompts: Sequence[Conversation],
     angles: Sequence[float],
-    template: str,
     *,
     drawn: int,
     seed: int,
     systems: Sequence[str],
     at_once: int,
     **asked: Any,
-) -> list[dict[str, Any]]:
-    """Rows with `messages`, `drawn` to a prompt, in the order of the prompts; `asked` is passed on to `write`.
+) -> list[list[Taught]]:
+    """What each prompt teaches about `drawn` of the angles, none where no candidate will do; `asked` is passed on to
+    `write`.
 
-    Raises: `EvaluationError` for a request that the service refuses.
+    Raises: `ServiceError` for a request that the service refuses; ValueError for fewer angles than are drawn.
     """
+    if not 1 <= drawn <= len(angles):
+        raise ValueError(f"--drawn {drawn}: of {len(angles)} directions 1 to {len(angles)} can be drawn for a prompt")
     slots = asyncio.Semaphore(at_once)
 
-    async def one(number: int, prompt: Conversation) -> list[dict[str, Any]]:
+    async def one(number: int, prompt: Conversation) -> list[Taught]:
         generator = np.random.default_rng(derive_seed(seed, "directions", number))
         chosen = generator.choice(np.asarray(angles, dtype=np.float64), size=drawn, replace=False).tolist()
         written = []
@@ -70,13 +84,9 @@ async def converse(
             async with slots:
                 own = derive_seed(seed, "candidates", number, place)
                 written.append(await write(client, told, angle, seed=own, **asked))
-        return [
-            {"messages": [*conditioned(prompt, template, direction), {"role": "assistant", "content": answer}]}
-            for direction, answer in best(written)
-        ]
+        return best(written)
 
-    groups = await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts)))
-    return [row for rows in groups for row in rows]
+    return await gathered("prompts", [one(number, prompt) for number, prompt in enumerate(prompts)])
 
 
 async def write(
@@ -111,7 +121,7 @@ async def write(
     return Written(direction=answer["nashloop"]["direction"], candidates=found)
 
 
-def best(written: Sequence[Written]) -> list[tuple[dict[str, float], str]]:
+def best(written: Sequence[Written]) -> list[Taught]:
     """Each direction of a prompt with the answer that is best along it, of all its candidates; none without any."""
     pool = [candidate for each in written for candidate in each.candidates]
     if not pool:
@@ -119,9 +129,30 @@ def best(written: Sequence[Written]) -> list[tuple[dict[str, float], str]]:
     found = []
     for direction in (each.direction for each in written):
         rewards = [[row[name] for name in direction] for _, row in pool]
-        first = best_of_n(projected(rewards, list(direction.values())))[0]
-        found.append((direction, pool[first][0]))
+        answer, own = pool[best_of_n(projected(rewards, list(direction.values())))[0]]
+        found.append(Taught(direction=direction, answer=answer, rewards=own))
     return found
+
+
+def conversation(prompt: Conversation, template: str, taught: Taught) -> dict[str, Any]:
+    """A row for `workflows.sft`: the direction is told, and its answer given."""
+    told = conditioned(prompt, template, taught.direction)
+    return {"messages": [*told, {"role": "assistant", "content": taught.answer}]}
+
+
+def contrast(taught: Sequence[Taught]) -> Table:
+    """Mean rewards of the answers to each direction: what is alike for all can't teach to tell them apart."""
+    names = list(taught[0].direction)
+    table = Table("direction", "conversations", *names, title="rewards of the answers", title_justify="left")
+    groups: dict[tuple[float, ...], list[Taught]] = {}
+    for each in taught:
+        groups.setdefault(tuple(each.direction.values()), []).append(each)
+    for direction in sorted(groups, key=lambda values: values[::-1]):
+        rows = groups[direction]
+        means = [float(np.mean([row.rewards[name] for row in rows])) for name in names]
+        told = ", ".join(f"{name} {value:+.2f}" for name, value in zip(names, direction, strict=True))
+        table.add_row(told, str(len(rows)), *(f"{mean:.3f}" for mean in means))
+    return table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,9 +160,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         prompts = [record.messages for record in load_prompts(arguments.prompts)[: arguments.count]]
-        rows = asyncio.run(_run(arguments, prompts))
-    except (EvaluationError, PromptError, ValueError, httpx.HTTPError) as error:
+        taught = asyncio.run(_run(arguments, prompts))
+    except (ServiceError, PromptError, ValueError, httpx.HTTPError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    rows = [
+        conversation(prompt, arguments.template, each)
+        for prompt, found in zip(prompts, taught, strict=True)
+        for each in found
+    ]
+    if not rows:
+        print(f"none of the candidates for {len(prompts)} prompts was complete and could be scored", file=sys.stderr)
         return 1
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -139,10 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     part.rename(output)
     print(f"wrote {len(rows)} conversations of {len(prompts)} prompts to {output}")
+    Console().print(contrast([each for found in taught for each in found]))
     return 0
 
 
-async def _run(arguments: argparse.Namespace, prompts: Sequence[Conversation]) -> list[dict[str, Any]]:
+async def _run(arguments: argparse.Namespace, prompts: Sequence[Conversation]) -> list[list[Taught]]:
     first, last = arguments.trained
     angles = np.linspace(first, last, arguments.directions).tolist()
     async with client_of(arguments.url, arguments.deadline) as client:
@@ -150,7 +190,6 @@ async def _run(arguments: argparse.Namespace, prompts: Sequence[Conversation]) -
             client,
             prompts,
             angles,
-            arguments.template,
             drawn=arguments.drawn,
             seed=arguments.seed,
             systems=arguments.system,

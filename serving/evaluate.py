@@ -10,7 +10,6 @@ the candidates written for each angle are rewarded with shows whether the policy
 import argparse
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,15 +23,12 @@ from actors.prompts import PromptError, load_prompts
 from algorithms.intervals import win_rate_interval
 from algorithms.length_control import FOLDS, Comparisons, length_control
 from algorithms.selection.comparison import PairedComparison, compare
+from serving.asking import ServiceError, checked, client_of, gathered
 from serving.evaluate_report import write_report
 
 METHODS = ("rps", "best_of_n")
 SEED_STRIDE = 1000
 """Between the seeds of two prompts, and half of it between the two methods: no two share a candidate's seed."""
-
-
-class EvaluationError(RuntimeError):
-    """The service can't do what it is asked for; the message says what it answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +81,26 @@ async def evaluate(
     prompts: Sequence[str],
     angles: Sequence[float],
     trained: tuple[float, float],
+    *,
+    at_once: int = 8,
     **asked: Any,
 ) -> list[AngleResult]:
     """One result an angle; `asked` is passed on to `chosen`.
 
-    Raises: `EvaluationError` for a request that the service refuses.
+    Raises: `ServiceError` for a request that the service refuses.
     """
+    slots = asyncio.Semaphore(at_once)
+    cases = [(angle, method) for angle in angles for method in METHODS]
+    requests = [
+        chosen(client, slots, prompt, angle, method, seed=_seed(number, method), **asked)
+        for angle, method in cases
+        for number, prompt in enumerate(prompts)
+    ]
+    answered = await gathered("choosing", requests)
+    of_case = {case: answered[i * len(prompts) : (i + 1) * len(prompts)] for i, case in enumerate(cases)}
     results = []
     for angle in angles:
-        answers = {method: await chosen(client, prompts, angle, method, **asked) for method in METHODS}
+        answers = {method: of_case[angle, method] for method in METHODS}
         judged = await _judged(client, prompts, answers)
         results.append(summarise(angle, trained[0] <= angle <= trained[1], asked["k"], answers, judged))
     return results
@@ -101,44 +108,44 @@ async def evaluate(
 
 async def chosen(
     client: httpx.AsyncClient,
-    prompts: Sequence[str],
+    slots: asyncio.Semaphore,
+    prompt: str,
     angle: float,
     method: str,
     *,
+    seed: int,
     k: int,
     model: str,
     max_tokens: int,
     theta_max: float = 30.0,
     neighborhood: str = "grid",
     temperature: float = 0.7,
-    at_once: int = 8,
-) -> list[Choice]:
-    """What a method chooses for each prompt."""
-    slots = asyncio.Semaphore(at_once)
+) -> Choice:
+    """What a method chooses for a prompt, when one of the `slots` is free."""
     selection = {"k": k, "theta_max": theta_max, "neighborhood": neighborhood, "return_candidates": True}
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "preference": angle,
+        "selection": selection | {"method": method},
+    }
+    async with slots:
+        answer = checked(await client.post("/v1/chat/completions", json=body))
+    scored = [candidate for candidate in answer["nashloop"]["candidates"] if "score" in candidate]
+    scores = [candidate["score"] for candidate in scored]
+    return Choice(
+        text=answer["choices"][0]["message"]["content"],
+        score=max(scores),
+        mean_score=float(np.mean(scores)),
+        mean_rewards=_mean([candidate["rewards"] for candidate in scored]),
+    )
 
-    async def one(number: int, prompt: str) -> Choice:
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "seed": SEED_STRIDE * number + METHODS.index(method) * SEED_STRIDE // 2,
-            "preference": angle,
-            "selection": selection | {"method": method},
-        }
-        async with slots:
-            answer = checked(await client.post("/v1/chat/completions", json=body))
-        scored = [candidate for candidate in answer["nashloop"]["candidates"] if "score" in candidate]
-        scores = [candidate["score"] for candidate in scored]
-        return Choice(
-            text=answer["choices"][0]["message"]["content"],
-            score=max(scores),
-            mean_score=float(np.mean(scores)),
-            mean_rewards=_mean([candidate["rewards"] for candidate in scored]),
-        )
 
-    return list(await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts))))
+def _seed(number: int, method: str) -> int:
+    return SEED_STRIDE * number + METHODS.index(method) * SEED_STRIDE // 2
 
 
 def summarise(
@@ -200,28 +207,13 @@ async def _judged(
     return found
 
 
-def client_of(url: str, deadline: float) -> httpx.AsyncClient:
-    """A client with the key in NASHLOOP_KEY, if there is one; each request may take `deadline` seconds."""
-    key = os.environ.get("NASHLOOP_KEY")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    return httpx.AsyncClient(base_url=url, headers=headers, timeout=deadline)
-
-
-def checked(answer: httpx.Response) -> dict[str, Any]:
-    """What a request was answered. Raises: `EvaluationError` with what the service says against it."""
-    if not answer.is_success:
-        raise EvaluationError(f"{answer.request.url} answers {answer.status_code}: {answer.text[:500]}")
-    found: dict[str, Any] = answer.json()
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
         prompts = [record.messages[-1]["content"] for record in load_prompts(arguments.prompts)[: arguments.count]]
         results = asyncio.run(_run(arguments, prompts))
-    except (EvaluationError, PromptError, httpx.HTTPError) as error:
+    except (ServiceError, PromptError, httpx.HTTPError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     output = Path(arguments.output)

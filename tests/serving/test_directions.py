@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.sft import SftConfig
-from serving.directions import Written, best, converse
+from serving.directions import Taught, Written, best, contrast, conversation, converse
 from tests.serving.echo import Echo, client, settings
 from workflows.config import parse_tree, read_tree
 from workflows.sft import load_conversations
@@ -38,7 +38,8 @@ def conversations(
 
     async def ask() -> list[dict[str, Any]]:
         async with client(of, service) as asking:
-            return await converse(asking, [PROMPT] * prompts, angles, template, **(ASKED | changes))
+            found = await converse(asking, [PROMPT] * prompts, angles, **(ASKED | changes))
+            return [conversation(PROMPT, template, taught) for each in found for taught in each]
 
     return asyncio.run(ask()), service.asked
 
@@ -52,6 +53,11 @@ def test_each_direction_gets_the_complete_answer_that_is_best_along_it() -> None
     assert len(asked) == 2 * ASKED["k"]
 
 
+def taught(direction: dict[str, float], candidate: tuple[str, dict[str, float]]) -> Taught:
+    """A direction with its answer."""
+    return Taught(direction=direction, answer=candidate[0], rewards=candidate[1])
+
+
 def test_a_direction_may_take_what_was_written_for_another() -> None:
     kind, long = ("kind", {"warmth": 0.9, "length": 0.1}), ("long", {"warmth": 0.5, "length": 0.8})
     towards_warmth, towards_length = {"warmth": 1.0, "length": 0.0}, {"warmth": 0.0, "length": 1.0}
@@ -59,7 +65,7 @@ def test_a_direction_may_take_what_was_written_for_another() -> None:
         Written(direction=towards_warmth, candidates=[long]),
         Written(direction=towards_length, candidates=[kind]),
     ]
-    assert best(written) == [(towards_warmth, "kind"), (towards_length, "long")]
+    assert best(written) == [taught(towards_warmth, kind), taught(towards_length, long)]
     assert best([Written(direction=towards_warmth, candidates=[])]) == []
 
 
@@ -100,9 +106,24 @@ def test_the_configuration_trains_on_what_the_documents_write() -> None:
 
 
 @pytest.mark.parametrize("drawn", [3, 0])
-def test_more_directions_than_there_are_cannot_be_drawn(drawn: int) -> None:
-    if drawn:
-        with pytest.raises(ValueError, match="larger sample than population"):
-            conversations([0.0, 5.0], drawn=drawn)
-    else:
-        assert conversations([0.0, 5.0], drawn=drawn)[0] == []
+def test_more_directions_than_there_are_cannot_be_drawn_nor_none(drawn: int) -> None:
+    with pytest.raises(ValueError, match=f"--drawn {drawn}: of 2 directions 1 to 2 can be drawn"):
+        conversations([0.0, 5.0], drawn=drawn)
+
+
+def test_the_table_shows_what_sets_directions_apart() -> None:
+    """Mean rewards by direction, from least to most of the second objective."""
+    brief, long = {"warmth": 0.8, "length": -0.6}, {"warmth": 1.0, "length": 0.0}
+    rows = [
+        taught(long, ("", {"warmth": 0.5, "length": 0.75})),
+        taught(brief, ("", {"warmth": 0.25, "length": 0.5})),
+        taught(brief, ("", {"warmth": 0.75, "length": 0.0})),
+    ]
+    table = contrast(rows)
+    cells = [list(column.cells) for column in table.columns]
+    assert cells == [
+        ["warmth +0.80, length -0.60", "warmth +1.00, length +0.00"],
+        ["2", "1"],
+        ["0.500", "0.500"],
+        ["0.250", "0.750"],
+    ]
