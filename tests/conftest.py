@@ -13,6 +13,11 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines that share their cores fail a time limit per example at random.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 PROMPTS = 40
 HELDOUT = 12
@@ -21,6 +26,10 @@ HELDOUT = 12
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs no engine runs first, so that most faults show within seconds."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    for item in items:
+        # A run that a test asks for may stand behind others in the queue.
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session")

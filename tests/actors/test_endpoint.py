@@ -140,10 +140,10 @@ def test_a_pause_is_read_as_seconds_or_as_a_date() -> None:
 
 
 def test_a_call_has_a_deadline(ask: Ask, server: Server) -> None:
-    server.script = [Reply(seconds=2.0, body=completion())]
+    server.script = [Reply(seconds=20.0, body=completion())]
     began = time.monotonic()
-    assert "no answer within 0.2 s (teacher.deadline)" in failure(ask(deadline=0.2, attempts=2)[0])
-    assert time.monotonic() - began < 1.5
+    assert "no answer within 1 s (teacher.deadline)" in failure(ask(deadline=1.0, attempts=2)[0])
+    assert time.monotonic() - began < 10.0
     assert len(server.requests) == 2
 
 
@@ -201,7 +201,7 @@ def test_the_cap_holds_for_calls_at_once(ask: Ask, server: Server) -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_calls_at_once_are_limited(ask: Ask, server: Server, concurrency: int) -> None:
-    server.script = [Reply(seconds=0.05, body=completion())]
+    server.script = [Reply(seconds=0.5, body=completion())]
     assert len(ask(calls=6, concurrency=concurrency)) == 6
     assert server.most_running == concurrency
 

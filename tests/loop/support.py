@@ -59,7 +59,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "loop": {"steps": 5, "eta": 1},
         "data": {"prompts": "faulty"},
         "scoring": {"panel": ["tests.judges:misbehaving"], "scorers": 2, "attempts": 2, "max_rejected_share": 0.9},
-        "deadlines": {"score": 4},
+        "deadlines": {"score": 15},
     },
 }
 """Runs that several tests look at, by fixture name."""

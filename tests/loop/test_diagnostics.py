@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,9 @@ def test_a_checkpoint_is_measured_while_the_driver_goes_on(synchronous: Outcome,
     config = synchronous.config.model_copy(update={"diagnostics": DiagnosticsConfig(every=4)})
     diagnostics = Diagnostics(config, run, said.append)
     latest = synchronous.metrics("step")[-1]
-    began = time.monotonic()
     for _ in range(3):
         diagnostics({"version": 6, "latest": latest})
-    assert time.monotonic() - began < 1.0
+    assert not (run / "diagnostics.jsonl").exists(), "the driver waited"
     diagnostics.close(120.0)
     (row,) = read_lines(run / "diagnostics.jsonl")
     assert said == []
