@@ -198,7 +198,8 @@ def table(found: Mapping[str, Any]) -> Table:
     n = found[SINGLE]["curve"][-1]["n"]
     result = Table(title=f"Best of {n}")
     for heading in ("chosen by", "gold win rate, 95% interval", "over one member", "best n", "last minus best"):
-        result.add_column(heading, no_wrap=True)
+        # A figure may go over two lines on a narrow terminal; a name may not be cut.
+        result.add_column(heading, no_wrap=heading == "chosen by")
     for name, curve in found.items():
         last = curve["curve"][-1]
         figures = (last["gold"], last["over_one_member"])
