@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 QUIET_SECONDS = 15.0
 """Between two lines where nobody watches a terminal."""
+READY_SECONDS = 1.0
+"""Between two looks at a service that starts."""
 
 
 class ServiceError(RuntimeError):
@@ -33,6 +35,27 @@ def checked(answer: httpx.Response) -> dict[str, Any]:
         raise ServiceError(f"{answer.request.url} answers {answer.status_code}: {answer.text[:500]}")
     found: dict[str, Any] = answer.json()
     return found
+
+
+async def wait_until_ready(client: httpx.AsyncClient, seconds: float) -> None:
+    """Return once the service is ready, so that who asks may be started right behind it.
+
+    Raises: `ServiceError` when it is not within that time, or refuses the key.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            answer = await client.get("/ready", timeout=30.0)
+            if answer.is_success and answer.json().get("ready"):
+                return
+            if answer.status_code == httpx.codes.UNAUTHORIZED:
+                checked(answer)
+            found = f"it answers {answer.status_code}: {answer.text[:200]}"
+        except (httpx.TransportError, ValueError) as error:
+            found = f"{type(error).__name__}: {error}"
+        if time.monotonic() > deadline:
+            raise ServiceError(f"the service at {client.base_url} is not ready after {seconds:g} s (--wait): {found}")
+        await asyncio.sleep(READY_SECONDS)
 
 
 async def gathered(what: str, asked: Sequence[Awaitable[T]], console: Console | None = None) -> list[T]:

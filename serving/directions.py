@@ -27,7 +27,7 @@ from rich.table import Table
 from actors.prompts import PromptError, load_prompts
 from actors.records import Message, derive_seed
 from algorithms.selection.rules import best_of_n, projected
-from serving.asking import ServiceError, checked, client_of, gathered
+from serving.asking import ServiceError, checked, client_of, gathered, wait_until_ready
 from serving.prompts import conditioned
 
 Conversation = tuple[Message, ...]
@@ -186,6 +186,7 @@ async def _run(arguments: argparse.Namespace, prompts: Sequence[Conversation]) -
     first, last = arguments.trained
     angles = np.linspace(first, last, arguments.directions).tolist()
     async with client_of(arguments.url, arguments.deadline) as client:
+        await wait_until_ready(client, arguments.wait)
         return await converse(
             client,
             prompts,
@@ -224,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="policy")
     parser.add_argument("--at-once", type=int, default=8, help="requests that are out at a time")
+    parser.add_argument("--wait", type=float, default=300.0, help="for a service that still starts, in seconds")
     parser.add_argument("--deadline", type=float, default=600.0, help="of one request, in seconds")
     parser.add_argument("--output", required=True, help="JSONL of conversations")
     return parser

@@ -23,7 +23,7 @@ from actors.prompts import PromptError, load_prompts
 from algorithms.intervals import win_rate_interval
 from algorithms.length_control import FOLDS, Comparisons, length_control
 from algorithms.selection.comparison import PairedComparison, compare
-from serving.asking import ServiceError, checked, client_of, gathered
+from serving.asking import ServiceError, checked, client_of, gathered, wait_until_ready
 from serving.evaluate_report import write_report
 
 METHODS = ("rps", "best_of_n")
@@ -234,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _run(arguments: argparse.Namespace, prompts: Sequence[str]) -> list[AngleResult]:
     async with client_of(arguments.url, arguments.deadline) as client:
+        await wait_until_ready(client, arguments.wait)
         return await evaluate(
             client,
             prompts,
@@ -263,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--at-once", type=int, default=8, help="requests that are out at a time")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--model", default="policy")
+    parser.add_argument("--wait", type=float, default=300.0, help="for a service that still starts, in seconds")
     parser.add_argument("--deadline", type=float, default=600.0, help="of one request, in seconds")
     parser.add_argument("--output", default="runs/serving-evaluation", help="path without suffix of the three files")
     return parser
