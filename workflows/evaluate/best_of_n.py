@@ -33,12 +33,13 @@ from algorithms.best_of_n import best_of_n, kl_of_best_of_n
 from algorithms.ensembles import Standardisation, mean, uncertainty_weighted, worst_case
 from algorithms.intervals import mean_interval
 from algorithms.preference import FloatArray
-from workflows.drawing import BLUE, GREEN, MUTED, PURPLE, STYLE, VERMILLION, finish, panels
+from workflows.drawing import COLOURS, MUTED, STYLE, finish, panels
 from workflows.evaluate.policies import EvaluationError
 from workflows.run_directory import environment
 
 SINGLE, MEAN, WORST, UNCERTAINTY = "one member", "mean", "worst case", "uncertainty"
-COLOURS = {SINGLE: VERMILLION, MEAN: BLUE, WORST: GREEN, UNCERTAINTY: PURPLE}
+COLOUR_OF = dict(zip((SINGLE, MEAN, WORST, UNCERTAINTY), COLOURS, strict=False))
+"""As in `workflows.evaluate.over_optimisation` for settings in this order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,11 +182,11 @@ def draw(found: Mapping[str, Any]) -> Figure:
             rows = curve["curve"]
             x = np.sqrt([row["kl"] for row in rows])
             middle, low, high = (np.array([row[kind][end] for row in rows]) for end in ("mean", "low", "high"))
-            if name not in COLOURS:
-                ax.plot(x, middle, color=VERMILLION, alpha=0.35, linewidth=0.8)
+            if name not in COLOUR_OF:
+                ax.plot(x, middle, color=COLOUR_OF[SINGLE], alpha=0.35, linewidth=0.8)
                 continue
-            ax.fill_between(x, low, high, color=COLOURS[name], alpha=0.1, linewidth=0)
-            ax.plot(x, middle, color=COLOURS[name], marker="o", markersize=4, label=name)
+            ax.fill_between(x, low, high, color=COLOUR_OF[name], alpha=0.1, linewidth=0)
+            ax.plot(x, middle, color=COLOUR_OF[name], marker="o", markersize=4, label=name)
         finish(ax, f"Best of n: {kind}", "square root of the KL, nats", unit)
     axes[0].axhline(0.5, color=MUTED, linestyle=":", linewidth=1.2)
     for ax in axes:
