@@ -73,20 +73,20 @@ async def converse(
         raise ValueError(f"--drawn {drawn}: of {len(angles)} directions 1 to {len(angles)} can be drawn for a prompt")
     slots = asyncio.Semaphore(at_once)
 
-    async def one(number: int, prompt: Conversation) -> list[Taught]:
+    async def one(number: int, place: int, angle: float) -> Written:
+        told = prompts[number]
+        if systems and told[0]["role"] != "system":
+            told = ({"role": "system", "content": systems[place % len(systems)]}, *told)
+        async with slots:
+            return await write(client, told, angle, seed=derive_seed(seed, "candidates", number, place), **asked)
+
+    requests = []
+    for number in range(len(prompts)):
         generator = np.random.default_rng(derive_seed(seed, "directions", number))
         chosen = generator.choice(np.asarray(angles, dtype=np.float64), size=drawn, replace=False).tolist()
-        written = []
-        for place, angle in enumerate(chosen):
-            told = prompt
-            if systems and prompt[0]["role"] != "system":
-                told = ({"role": "system", "content": systems[place % len(systems)]}, *prompt)
-            async with slots:
-                own = derive_seed(seed, "candidates", number, place)
-                written.append(await write(client, told, angle, seed=own, **asked))
-        return best(written)
-
-    return await gathered("prompts", [one(number, prompt) for number, prompt in enumerate(prompts)])
+        requests += [one(number, place, angle) for place, angle in enumerate(chosen)]
+    written = await gathered("candidates", requests)
+    return [best(written[i * drawn : (i + 1) * drawn]) for i in range(len(prompts))]
 
 
 async def write(
