@@ -27,6 +27,7 @@ from actors.config import PublicationConfig
 from actors.publication import ENGINE_TOKENS, Canary, Publication, PublicationError, verify_canaries
 from serving import proof, proved
 from serving.gate import Gate
+from serving.policy_engine import PolicyEngine
 from serving.settings import Release, Settings
 
 Kind = Literal["chat", "completions"]
@@ -58,7 +59,7 @@ class PolicyServer(LLMServer):
         # A killed replica can't end vLLM's processes; its workers see to that (`actors/engine_worker.py`).
         os.environ["NASHLOOP_ENGINE_OWNER"] = str(os.getpid())
         os.environ["NASHLOOP_ENGINE_SCRATCH"] = str(self._scratch)
-        await super().__init__(llm_config)
+        await super().__init__(llm_config, engine_cls=PolicyEngine)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve this release. One that can't be served leaves the present one in place.
