@@ -370,6 +370,13 @@ def memory(service: Running) -> int:
     return sum(p.memory_info().rss for replica in replicas for p in (replica, *replica.children(recursive=True)))
 
 
+def test_on_a_cpu_the_engine_has_no_worker_process_that_it_would_wait_for_by_spinning(service: Running) -> None:
+    processes = psutil.Process(service.process).children(recursive=True)
+    titles = [" ".join(process.cmdline()) for process in processes if process.status() != psutil.STATUS_ZOMBIE]
+    assert sum("VLLM::EngineCore" in title for title in titles) == 1
+    assert not [title for title in titles if "VLLM::Worker" in title]
+
+
 def test_prometheus_gets_every_metric_that_the_dashboard_asks_for(service: Running) -> None:
     extra = {"selection": {"method": "best_of_n", "k": 8}, "preference": {"warmth": 1, "verbosity": 0.5}}
     # One character, of which the scorer can't read the second: some candidates of this request are left out.
