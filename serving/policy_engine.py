@@ -8,10 +8,10 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 
 class PolicyEngine(VLLMEngine):
-    """As for the engines of the rollout plane (`actors/rollout.py`): on CPU the engine waits for a worker process by
-    spinning, on a core that the worker needs, and the second process doubles the start-up.
+    """On CPU the worker runs in the engine's process, as in the rollout plane (`actors/rollout.py`): a process of its
+    own would be waited for by spinning, on a core that it needs.
 
-    Ray sets the executor itself and refuses another in the engine's arguments, hence the override.
+    On CPU Ray writes its own choice of executor over that of the engine's arguments, hence the override.
     """
 
     def _start_async_llm_engine(self, arguments: Any, config: Any, placement_group: Any) -> Any:

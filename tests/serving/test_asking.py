@@ -34,7 +34,7 @@ def test_on_a_terminal_a_bar_counts() -> None:
     written = io.StringIO()
 
     async def ask() -> list[str]:
-        return await gathered("prompts", [asyncio.sleep(0, "a")] * 1, Console(file=written, force_terminal=True))
+        return await gathered("prompts", [asyncio.sleep(0, "a")], Console(file=written, force_terminal=True))
 
     assert asyncio.run(ask()) == ["a"]
     assert "1/1" in written.getvalue()
