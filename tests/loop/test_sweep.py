@@ -18,7 +18,7 @@ from tests.examples import TREE
 from tests.loop.support import Outcome, Runs, until
 from workflows.sweep.__main__ import main
 from workflows.sweep.config import METRICS, load_sweep, parse_sweep, trial_config
-from workflows.sweep.population import Population
+from workflows.sweep.search import scheduler
 from workflows.sweep.trial import SHARE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -138,15 +138,25 @@ def test_the_same_command_goes_on_and_leaves_nothing_behind(
 
 
 class Member(tune.Trainable):
-    """Of a population: the first fails, or the last ends, before the place where the others wait for it."""
+    """Of a population: the first fails, or the last ends, before the place where the others wait for it.
+
+    With `order`, a folder, none does: the best waits half-way until the worst is a copy, and the worst until the others
+    are half-way.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         self.index, self.share = config["point"]["index"], 0.0
 
     def step(self) -> dict[str, Any]:
-        missing = self.config["missing"]
+        missing, order = self.config["missing"], self.config["order"]
         if self.index == missing == 0:
             raise RuntimeError("a setting that can't be run")
+        if order and self.index == 0 and not self.share:
+            until(lambda: len(list(Path(order).glob("half-*"))) == 2, 60, "the others")
+        if order and self.index > 0 and self.share:
+            # A member's next step begins when Ray Tune has its report.
+            (Path(order) / f"half-{self.index}").touch()
+            until((Path(order) / "copy-0").exists, 60, "the worst to be a copy")
         self.share = 100.0 if self.index == missing else self.share + 50.0
         return {SHARE: self.share, "version": self.share, "win_rate": float(self.index), "done": self.share >= 100.0}
 
@@ -155,11 +165,12 @@ class Member(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         self.share = float((Path(checkpoint) / "share.txt").read_text(encoding="utf-8"))
+        if self.config["order"]:
+            (Path(self.config["order"]) / f"copy-{self.index}").touch()
 
 
-@pytest.mark.parametrize("missing", [0, 2])
-@pytest.mark.usefixtures("cluster")
-def test_members_don_t_wait_for_one_that_has_ended(missing: int, tmp_path: Path) -> None:
+def population(folder: Path, missing: int | None, together: int, order: Path | None = None) -> list[Any]:
+    """Results of three members, of which `together` run at once."""
     space = {"learner.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}}
     base = {key: value for key, value in TREE.items() if key != "name"} | {
         "data": {"prompts": "prompts.jsonl", "heldout": "heldout.jsonl"},
@@ -169,16 +180,27 @@ def test_members_don_t_wait_for_one_that_has_ended(missing: int, tmp_path: Path)
     tree = {"name": "members", "base": base, "space": space, "search": {"method": "sobol", "trials": 3}}
     sweep = parse_sweep(tree | {"scheduler": {"name": "pbt", "interval": 0.5}})
     listed = [{"index": i, "seed": 0, "values": {"learner.learning_rate": 1e-4}} for i in range(3)]
-    # Only one runs at a time: each asks for more than half of the memory.
-    memory = int(0.6 * ray.cluster_resources()["memory"])
+    # As many as memory holds run.
+    memory = int(0.9 * ray.cluster_resources()["memory"] / together)
     tuner = tune.Tuner(
         tune.with_resources(Member, {"memory": memory}),
-        param_space={"sweep": sweep.model_dump(mode="json"), "missing": missing, "point": tune.grid_search(listed)},
-        tune_config=tune.TuneConfig(scheduler=Population(sweep, synchronous=True)),
-        run_config=tune.RunConfig(name="members", storage_path=str(tmp_path), verbose=0),
+        param_space={
+            "sweep": sweep.model_dump(mode="json"),
+            "missing": missing,
+            "order": order and str(order),
+            "point": tune.grid_search(listed),
+        },
+        tune_config=tune.TuneConfig(scheduler=scheduler(sweep, together)),
+        run_config=tune.RunConfig(name="members", storage_path=str(folder), verbose=0),
     )
     ended = tuner.fit()
-    found = [ended[i] for i in range(3)]
+    return [ended[i] for i in range(3)]
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+@pytest.mark.usefixtures("cluster")
+def test_members_don_t_wait_for_one_that_has_ended(missing: int, tmp_path: Path) -> None:
+    found = population(tmp_path, missing, together=1)
     failed = missing == 0
     assert [result.error is not None for result in found] == [failed, False, False]
     assert [result.metrics[SHARE] for result in found[failed:] if result.metrics] == [100.0] * (3 - failed)
@@ -187,6 +209,19 @@ def test_members_don_t_wait_for_one_that_has_ended(missing: int, tmp_path: Path)
     lineages = [result.config["point"].get("lineage", []) for result in found if result.config]
     assert lineages[worse] == [f"trial-000{better} at version 50"]
     assert sum(map(len, lineages)) == 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_members_that_all_run_at_once_are_compared_while_they_run(tmp_path: Path) -> None:
+    """The best is in its second half when it is copied, and was never stopped for it."""
+    (order := tmp_path / "order").mkdir()
+    found = population(tmp_path, None, together=3, order=order)
+    assert [result.error for result in found] == [None] * 3
+    lineages = [result.config["point"].get("lineage", []) for result in found if result.config]
+    assert lineages[0] == ["trial-0002 at version 50"]
+    # The middle one is the worst of two if it reports second.
+    assert lineages[1] in ([], lineages[0])
+    assert lineages[2] == []
 
 
 def test_the_worst_of_a_population_goes_on_as_an_altered_copy_of_the_best(cluster: str, runs: Runs) -> None:

@@ -64,6 +64,19 @@ class Population(PopulationBasedTraining):
         reached: float = self._trial_state[trial].last_train_time
         return trial.status == Trial.PAUSED and reached >= self._next_perturbation_sync
 
+    def _checkpoint_or_exploit(
+        self, trial: Trial, tune_controller: "TuneController", upper_quantile: list[Trial], lower_quantile: list[Trial]
+    ) -> None:
+        """Ray Tune would keep only the checkpoint of a member that is among the best when it reports.
+
+        Among members that all run at once the first to report is never, and may yet be the best.
+        """
+        copied = self._num_perturbations
+        super()._checkpoint_or_exploit(trial, tune_controller, upper_quantile, lower_quantile)
+        if not self._synch and trial not in upper_quantile and self._num_perturbations == copied:
+            state: Any = self._trial_state[trial]
+            state.last_checkpoint = tune_controller._schedule_trial_save(trial, result=state.last_result)
+
     def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
         copied: Any = self._trial_state[trial_to_clone].last_result
         return descendant(self._sweep, trial.config, trial_to_clone.config, int(copied["version"])), {}
