@@ -25,12 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.prompts import PromptError, load_prompts
-from actors.records import Message, derive_seed
+from actors.records import derive_seed
 from algorithms.selection.rules import best_of_n, projected
 from serving.asking import ServiceError, checked, client_of, gathered, wait_until_ready
 from serving.prompts import conditioned
-
-Conversation = tuple[Message, ...]
+from serving.told import Conversation, drawn_angles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +68,6 @@ async def converse(
 
     Raises: `ServiceError` for a request that the service refuses; ValueError for fewer angles than are drawn.
     """
-    if not 1 <= drawn <= len(angles):
-        raise ValueError(f"--drawn {drawn}: of {len(angles)} directions 1 to {len(angles)} can be drawn for a prompt")
     slots = asyncio.Semaphore(at_once)
 
     async def one(number: int, place: int, angle: float) -> Written:
@@ -82,8 +79,7 @@ async def converse(
 
     requests = []
     for number in range(len(prompts)):
-        generator = np.random.default_rng(derive_seed(seed, "directions", number))
-        chosen = generator.choice(np.asarray(angles, dtype=np.float64), size=drawn, replace=False).tolist()
+        chosen = drawn_angles(angles, drawn, number, seed)
         requests += [one(number, place, angle) for place, angle in enumerate(chosen)]
     written = await gathered("candidates", requests)
     return [best(written[i * drawn : (i + 1) * drawn]) for i in range(len(prompts))]

@@ -1,11 +1,15 @@
 """Two objectives that a program can measure, for a service without a reward model: how warm and how long an answer is.
 
-Both lie in [0, 1], so that a preference over them weighs like against like.
+Both lie in [0, 1], so that a preference over them weighs like against like. `along` is for a run that learns to follow
+directions: it scores along the one that the prompt tells.
 """
 
 import re
 from functools import lru_cache
 from typing import Any
+
+from actors.scorers.config import RewardConfig
+from actors.scorers.programmatic import Reward, load_reward
 
 WORDS = 80
 """An answer of so many words is as verbose as there is."""
@@ -24,6 +28,22 @@ def warmth(prompt: str, answer: str) -> float:
 def verbosity(prompt: str, answer: str) -> float:
     """Words as a share of 80, at most 1."""
     return min(len(answer.split()) / WORDS, 1.0)
+
+
+def along(**objectives: str) -> Reward:
+    """The reward along the direction that a prompt of `python -m serving.told` tells: the sum of weight times reward.
+
+    `objectives`: names that the prompt tells, each with its reward as `module:function`.
+    """
+    rewards = {name: load_reward(RewardConfig(reward=function)) for name, function in objectives.items()}
+
+    def reward(prompt: str, answer: str) -> float:
+        weights = {name: int(percent) / 100 for name, percent in re.findall(r"(\w+)\*(-?\d+)", prompt)}
+        if missing := rewards.keys() - weights:
+            raise ValueError(f"the prompt tells no direction over {sorted(missing)}: {prompt[:80]!r}")
+        return sum(weights[name] * rewards[name](prompt, answer) for name in rewards)
+
+    return reward
 
 
 @lru_cache(maxsize=1)
