@@ -12,7 +12,6 @@ can't follow directions yet differ; like an answer that the token limit cut, it 
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from actors.records import derive_seed
 from algorithms.selection.rules import best_of_n, projected
 from serving.asking import ServiceError, checked, client_of, gathered, wait_until_ready
 from serving.prompts import conditioned
-from serving.told import Conversation, drawn_angles
+from serving.told import Conversation, drawn_angles, write_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,12 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         print(f"none of the candidates for {len(prompts)} prompts was complete and could be scored", file=sys.stderr)
         return 1
-    output = Path(arguments.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_suffix(".part")
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    part.rename(output)
-    print(f"wrote {len(rows)} conversations of {len(prompts)} prompts to {output}")
+    write_rows(Path(arguments.output), rows)
+    print(f"wrote {len(rows)} conversations of {len(prompts)} prompts to {arguments.output}")
     Console().print(contrast([each for found in taught for each in found]))
     return 0
 

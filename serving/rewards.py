@@ -38,7 +38,9 @@ def along(**objectives: str) -> Reward:
     rewards = {name: load_reward(RewardConfig(reward=function)) for name, function in objectives.items()}
 
     def reward(prompt: str, answer: str) -> float:
-        weights = {name: int(percent) / 100 for name, percent in re.findall(r"(\w+)\*(-?\d+)", prompt)}
+        # The direction is told before the question, which may have stars and numbers of its own.
+        found = reversed(re.findall(r"(\w+)\*(-?\d+)", prompt))
+        weights = {name: int(percent) / 100 for name, percent in found}
         if missing := rewards.keys() - weights:
             raise ValueError(f"the prompt tells no direction over {sorted(missing)}: {prompt[:80]!r}")
         return sum(weights[name] * rewards[name](prompt, answer) for name in rewards)

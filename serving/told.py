@@ -58,6 +58,14 @@ def drawn_angles(angles: Sequence[float], drawn: int, number: int, seed: int) ->
     return chosen
 
 
+def write_rows(output: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """JSONL, whole or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_suffix(".part")
+    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    part.rename(output)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = _parser().parse_args(argv)
@@ -70,12 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PromptError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    output = Path(arguments.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_suffix(".part")
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    part.rename(output)
-    print(f"wrote {len(prompts)} prompts with {arguments.drawn} directions each to {output}")
+    write_rows(Path(arguments.output), rows)
+    print(f"wrote {len(prompts)} prompts with {arguments.drawn} directions each to {arguments.output}")
     return 0
 
 

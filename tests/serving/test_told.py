@@ -32,6 +32,14 @@ def test_the_reward_is_along_the_direction_that_the_prompt_tells() -> None:
             assert along(**OBJECTIVES)(message["content"], answer) == pytest.approx(wanted, abs=1e-12)
 
 
+def test_what_a_question_says_of_itself_is_no_direction() -> None:
+    asked = ({"role": "user", "content": "What is verbosity*5 + warmth*-3?"},)
+    (message,) = conditioned(asked, "paper", {"warmth": 0.6, "verbosity": -0.8})
+    plain = conditioned(PROMPTS[0], "paper", {"warmth": 0.6, "verbosity": -0.8})[0]
+    reward = along(**OBJECTIVES)
+    assert reward(message["content"], "A fine day.") == reward(plain["content"], "A fine day.") != 0.0
+
+
 def test_a_prompt_without_a_direction_is_no_reward_of_zero() -> None:
     with pytest.raises(ValueError, match=r"no direction over \['verbosity'\]: 'warmth\*100, please'"):
         along(**OBJECTIVES)("warmth*100, please", "yes")
