@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import ray
 import yaml
@@ -18,7 +18,7 @@ from actors.scorer import ScorerError
 from serving.app import application, settings_of
 from serving.following import Found, look, release_of, start_of
 from serving.keys import KeyFileError
-from serving.settings import Settings
+from serving.settings import Settings, Template
 
 APPLICATION = "nashloop"
 POLL_SECONDS = 1.0
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         help="module:function, called with prompt and answer, or folder#head of a reward model; may be repeated",
     )
     parser.add_argument("--judge", help="module:function of a pairwise judge")
-    parser.add_argument("--template", choices=["paper", "simpo", "dpa", "steerlm"], help="how a direction is told")
+    parser.add_argument("--template", choices=get_args(Template), help="how a direction is told")
     parser.add_argument("--keys", help="file with the lines that `python -m serving.keys NAME` makes")
     parser.add_argument("--without-keys", action="store_true", help="let anyone in who reaches the port")
     parser.add_argument(

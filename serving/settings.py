@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from actors.component import Component, Seconds
+from serving.prompts import check_template
 
-Template = Literal["paper", "simpo", "dpa", "steerlm"]
+Template = Literal["paper", "simpo", "dpa", "steerlm", "spoken"]
 
 
 class Limits(Component):
@@ -121,6 +122,8 @@ class Settings(Component):
                 "`python -m serving.keys NAME`, pass its line with --keys FILE or in NASHLOOP_KEYS, "
                 "or say --without-keys"
             )
+        if len(self.scorers) > 1:
+            check_template(self.template, self.scorers)
         return self
 
     @property

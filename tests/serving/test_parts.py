@@ -49,6 +49,28 @@ def test_the_published_prompts() -> None:
     assert conditioned(USER, "steerlm", MINUS_15)[0]["content"].endswith("helpfulness:4,verbosity:0")
 
 
+def test_phrases_tell_a_direction_to_a_model_that_reads_no_numbers() -> None:
+    def asked(warmth: float, verbosity: float) -> str:
+        content: str = conditioned(USER, "spoken", {"warmth": warmth, "verbosity": verbosity})[0]["content"]
+        return content
+
+    assert asked(0.71, 0.71) == "Hi {weights}\n\nAnswer warmly, in four sentences (warmth*71 + verbosity*71)."
+    assert "Answer warmly, in one short sentence (" in asked(0.71, -0.71)
+    assert "Answer kindly, in a long paragraph (" in asked(0.0, 1.0)
+    assert "Answer kindly, in three words (" in asked(0.0, -1.0)
+    assert "Answer coldly, in two sentences (" in asked(-1.0, 0.0)
+
+
+def test_phrases_are_for_the_objectives_that_the_service_scores(tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match="phrases for warmth, and the objectives are helpfulness, verbosity"):
+        conditioned(USER, "spoken", MINUS_15)
+    scorers = {"helpfulness": "serving.rewards:warmth", "verbosity": "serving.rewards:verbosity"}
+    given = {"policy": str(tiny_model), "without_keys": True, "template": "spoken"}
+    with pytest.raises(ValueError, match="take another template"):
+        Settings.model_validate(given | {"scorers": scorers})
+    Settings.model_validate(given)
+
+
 def test_a_direction_is_told_in_a_longer_conversation() -> None:
     talk = [
         {"role": "system", "content": "Be kind."},
