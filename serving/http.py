@@ -34,8 +34,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 class Service(Backend, Protocol):
     """What the application stands on."""
 
-    def answer(self, kind: Literal["chat", "completions"], body: Body) -> AsyncGenerator[Any, None]:
-        """First the version; then parts of a stream, or one whole answer or error."""
+    async def answer(self, kind: Literal["chat", "completions"], body: Body) -> tuple[int, Body]:
+        """The version, and a whole answer or error."""
+
+    def stream(self, kind: Literal["chat", "completions"], body: Body) -> AsyncGenerator[Any, None]:
+        """First the version; then parts of a stream, or one error."""
 
     async def status(self) -> schema.Status:
         """Whether the policy answers."""
@@ -152,18 +155,19 @@ async def _plain(
     more: Callable[[int], Body] = lambda version: {},
 ) -> Response:
     """What vLLM answers; `more` is added to a whole answer."""
+    if not stream:
+        version, answer = await _within(deadline, service.answer(kind, body))
+        if "error" in answer:
+            raise refused(answer)
+        return JSONResponse(answer | more(version), headers={VERSION_HEADER: str(version)})
     until = asyncio.get_running_loop().time() + deadline
-    parts = service.answer(kind, body)
+    parts = service.stream(kind, body)
     version = await _within(deadline, anext(parts))
     first = await _within(until - asyncio.get_running_loop().time(), anext(parts), deadline)
-    if isinstance(first, dict) and "error" in first:
+    if isinstance(first, dict):
         raise refused(first)
     headers = {VERSION_HEADER: str(version)}
-    if stream:
-        return StreamingResponse(
-            _events(first, parts, until, deadline), media_type="text/event-stream", headers=headers
-        )
-    return JSONResponse(first | more(version), headers=headers)
+    return StreamingResponse(_events(first, parts, until, deadline), media_type="text/event-stream", headers=headers)
 
 
 async def _events(first: Any, parts: AsyncGenerator[Any, None], until: float, deadline: float) -> AsyncIterator[str]:

@@ -22,7 +22,7 @@ from serving.settings import Release, Settings
 GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError, TaskCancelledError)
 STATUS_SECONDS = 5.0
 ATTEMPTS = 3
-"""How often candidates are asked for while replicas end; nothing of them was sent yet."""
+"""How often an answer is asked for while replicas end and nothing of it was passed on."""
 
 
 @serve.ingress()
@@ -51,10 +51,16 @@ class Ingress:
         """The application that Serve gives the requests to."""
         return create_app(self._settings, self, self._selector, self._metrics)
 
-    async def answer(self, kind: Literal["chat", "completions"], body: Body) -> AsyncGenerator[Any, None]:
+    async def answer(self, kind: Literal["chat", "completions"], body: Body) -> tuple[int, Body]:
+        """A whole answer, and its version."""
+        # One call and not a stream of one part: at small models what a request costs besides its tokens is what counts.
+        found: tuple[int, Body] = await self._ask(self._policy.answer, kind, body)
+        return found
+
+    async def stream(self, kind: Literal["chat", "completions"], body: Body) -> AsyncGenerator[Any, None]:
         """What one replica of the policy answers; another one is asked as long as nothing has been passed on."""
         for attempt in range(1, ATTEMPTS + 1):
-            response: Any = self._streaming.answer.remote(kind, body)
+            response: Any = self._streaming.stream.remote(kind, body)
             started = False
             try:
                 # The version alone promises nothing yet: another replica may have to take over.

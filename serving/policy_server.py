@@ -78,8 +78,13 @@ class PolicyServer(LLMServer):
                 if self._release is None:
                     await self._begin()
 
-    async def answer(self, kind: Kind, body: dict[str, Any]) -> AsyncGenerator[Any, None]:
-        """First the version that answers; then the parts of a stream as text, or one whole answer or error."""
+    async def answer(self, kind: Kind, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """The version that answers, and one whole answer or error."""
+        async with self._gate.shared():
+            return self.version, await self._whole(kind, body)
+
+    async def stream(self, kind: Kind, body: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        """First the version that answers; then the parts of a stream as text, or an error."""
         async with self._gate.shared():
             yield self.version
             async for part in self._parts(kind, body):
@@ -88,7 +93,7 @@ class PolicyServer(LLMServer):
     async def candidates(self, bodies: Sequence[dict[str, Any]]) -> tuple[int, list[dict[str, Any]]]:
         """Whole chat answers or errors, written at once by one version; that version."""
         async with self._gate.shared():
-            answers = await asyncio.gather(*(self._whole(body) for body in bodies))
+            answers = await asyncio.gather(*(self._whole("chat", body) for body in bodies))
             return self.version, answers
 
     @property
@@ -153,9 +158,9 @@ class PolicyServer(LLMServer):
         if length > allowed:
             raise ValueError(f"the prompt has {length} tokens with its template, and {allowed} are allowed")
 
-    async def _whole(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def _whole(self, kind: Kind, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = {}
-        async for part in self._parts("chat", body):
+        async for part in self._parts(kind, body):
             answer = part
         return answer
 

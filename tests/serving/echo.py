@@ -33,10 +33,13 @@ class Echo:
         self.asked: list[Body] = []
         self.cancelled = 0
 
-    async def answer(self, kind: Literal["chat", "completions"], body: Body) -> AsyncGenerator[Any, None]:
+    async def answer(self, kind: Literal["chat", "completions"], body: Body) -> tuple[int, Body]:
+        return 7, await self._answer(body)
+
+    async def stream(self, kind: Literal["chat", "completions"], body: Body) -> AsyncGenerator[Any, None]:
         yield 7
         whole = await self._answer(body)
-        if not body.get("stream"):
+        if "error" in whole:
             yield whole
             return
         for letter in whole["choices"][0]["message"]["content"]:
