@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
@@ -27,7 +27,8 @@ from actors.prompts import PromptError, load_prompts
 from actors.records import derive_seed
 from algorithms.selection.rules import best_of_n, projected
 from serving.asking import ServiceError, checked, client_of, gathered, wait_until_ready
-from serving.prompts import conditioned
+from serving.prompts import check_template, conditioned
+from serving.settings import Template
 from serving.told import Conversation, drawn_angles, write_rows
 
 
@@ -49,6 +50,12 @@ class Written:
     """The unit vector, by objective."""
     candidates: list[tuple[str, dict[str, float]]]
     """Complete answers that could be scored, with their rewards by objective."""
+
+
+async def check_told(client: httpx.AsyncClient, template: str) -> None:
+    """Before anything is written. Raises: ValueError where the template does not suit what the service scores."""
+    answer = checked(await client.post("/v1/scores", json={"prompt": "?", "responses": ["!"]}))
+    check_template(template, answer["objectives"])
 
 
 async def converse(
@@ -178,6 +185,7 @@ async def _run(arguments: argparse.Namespace, prompts: Sequence[Conversation]) -
     angles = np.linspace(first, last, arguments.directions).tolist()
     async with client_of(arguments.url, arguments.deadline) as client:
         await wait_until_ready(client, arguments.wait)
+        await check_told(client, arguments.template)
         return await converse(
             client,
             prompts,
@@ -210,7 +218,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--system", nargs="+", default=[], help="what the candidates of a prompt are also told, in turn"
     )
-    parser.add_argument("--template", default="dpa", help="how a direction is told; the service's own --template")
+    parser.add_argument(
+        "--template",
+        default="dpa",
+        choices=get_args(Template),
+        help="how a direction is told; the service's own --template",
+    )
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from actors.prompts import PromptError, load_prompts
 from actors.records import Message, derive_seed
 from algorithms.selection.directions import at_angle
 from serving.prompts import conditioned, prompt_of
+from serving.settings import Template
 
 Conversation = tuple[Message, ...]
 
@@ -94,7 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--directions", type=int, default=7, help="evenly spaced directions between them")
     parser.add_argument("--drawn", type=int, default=2, help="directions that each prompt is told")
-    parser.add_argument("--template", default="paper", help="how a direction is told; the service's own --template")
+    parser.add_argument(
+        "--template",
+        default="paper",
+        choices=get_args(Template),
+        help="how a direction is told; the service's own --template",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True, help="JSONL of prompts")
     return parser

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.sft import SftConfig
-from serving.directions import Taught, Written, best, contrast, conversation, converse
+from serving.directions import Taught, Written, best, check_told, contrast, conversation, converse
 from tests.serving.echo import Echo, client, settings
 from workflows.config import parse_tree, read_tree
 from workflows.sft import load_conversations
@@ -89,6 +89,19 @@ def test_draws_follow_from_the_seed_and_differ_between_prompts() -> None:
 def test_the_template_is_the_one_that_is_named() -> None:
     rows, _ = conversations([0.0], template="paper", drawn=1)
     assert [message["role"] for message in rows[0]["messages"]] == ["user", "assistant"]
+
+
+def test_a_template_for_other_objectives_is_refused_before_anything_is_written() -> None:
+    service = Echo(settings())
+
+    async def ask(template: str) -> None:
+        async with client(settings(), service) as asking:
+            await check_told(asking, template)
+
+    asyncio.run(ask("dpa"))
+    with pytest.raises(ValueError, match="phrases for verbosity, and the objectives are length, warmth"):
+        asyncio.run(ask("spoken"))
+    assert not service.asked
 
 
 def test_the_supervised_start_reads_the_conversations(tmp_path: Path) -> None:
