@@ -47,7 +47,7 @@ def write_report(output: Path, results: Sequence["AngleResult"], about: Mapping[
     """Write `output`.md and .png; returns their paths."""
     image = output.with_suffix(".png")
     output.with_suffix(".md").write_text(markdown(results, about, image.name), "utf-8")
-    picture(results).savefig(image, dpi=160)
+    picture(results, about["trained"]).savefig(image, dpi=160)
     return [output.with_suffix(".md"), image]
 
 
@@ -102,13 +102,16 @@ def _rate(rate: float | None) -> str:
     return "" if rate is None else f"{rate:.2f}"
 
 
-def picture(results: Sequence["AngleResult"]) -> Figure:
-    """Left the gain by angle with its interval, right what one answer for the angle is rewarded with."""
+def picture(results: Sequence["AngleResult"], trained: Sequence[float]) -> Figure:
+    """Left the gain by angle with its interval, right what one answer for the angle is rewarded with.
+
+    `trained`: the first and the last angle that training covered, in degrees.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         gain, followed = figure.subplots(1, 2)
         _draw_gain(gain, results)
-        _draw_rewards(followed, results)
+        _draw_rewards(followed, results, trained)
         for axes in (gain, followed):
             axes.set_xlabel("preferred direction, degrees")
     return figure
@@ -130,12 +133,10 @@ def _draw_gain(axes: Axes, results: Sequence["AngleResult"]) -> None:
     axes.legend(frameon=False, loc="upper left", ncols=2)
 
 
-def _draw_rewards(axes: Axes, results: Sequence["AngleResult"]) -> None:
+def _draw_rewards(axes: Axes, results: Sequence["AngleResult"], trained: Sequence[float]) -> None:
     ordered = sorted(results, key=lambda result: result.angle)
     angles = [result.angle for result in ordered]
-    covered = [result.angle for result in ordered if result.covered]
-    if covered:
-        axes.axvspan(min(covered), max(covered), color=COVERED, alpha=0.1, linewidth=0)
+    axes.axvspan(*trained, color=COVERED, alpha=0.1, linewidth=0)
     for name, colour in zip(ordered[0].written, cycle(OBJECTIVES), strict=False):
         axes.plot(angles, [result.written[name] for result in ordered], "o-", color=colour, label=name)
     axes.set_title("Reward of one answer; training covered what is shaded", fontsize=10, loc="left")

@@ -73,7 +73,8 @@ def test_the_figures_of_a_result_and_its_report(tmp_path: Path) -> None:
     assert result.written == {"warmth": 1.5, "length": 0.25}
     assert result.judge is not None
     assert (result.judge.mean, result.judge.length_controlled) == (0.625, None)
-    paths = write_report(tmp_path / "out", [result], {"prompts": 4, "k": 5, "max_tokens": 8, "neighborhood": "grid"})
+    about = {"prompts": 4, "k": 5, "trained": [-45, 0], "max_tokens": 8, "neighborhood": "grid"}
+    paths = write_report(tmp_path / "out", [result], about)
     text = paths[0].read_text()
     assert "| 30 | no | 2 / 1 / 1 | 0.62" in text
     assert "| 30 | 1.500 | 0.250 |" in text
