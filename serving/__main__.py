@@ -16,21 +16,13 @@ from rich.console import Console
 from actors.models import ModelError
 from actors.scorer import ScorerError
 from serving.app import application, settings_of
+from serving.environment import serve_environment
 from serving.following import Found, look, release_of, start_of
 from serving.keys import KeyFileError
 from serving.settings import Settings, Template
 
 APPLICATION = "nashloop"
 POLL_SECONDS = 1.0
-SERVE_ENVIRONMENT = {
-    # Serve kills an HTTP proxy that has not come up within five seconds, which are few on a busy machine.
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    # Requests go from replica to replica by gRPC, and replicas run them in the thread that they arrive in.
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # That would also let replicas listen themselves, for a load balancer that there is not.
-    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
-}
-"""Of a Ray that the service starts; one that runs already has its own, which count."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(settings: Settings, host: str, port: int, address: str | None = None) -> None:
     """Start the service, or tell the running one its release, and wait until it answers."""
     if not ray.is_initialized():
-        for name, value in SERVE_ENVIRONMENT.items():
+        for name, value in serve_environment().items():
             os.environ.setdefault(name, value)
         local = address in (None, "local")
         ray.init(address=address, include_dashboard=False if local else None, log_to_driver=False)

@@ -109,6 +109,9 @@ def _autoscaling(replicas: Replicas) -> dict[str, Any]:
         "max_replicas": replicas.max,
         "initial_replicas": replicas.min,
         "target_ongoing_requests": replicas.ongoing,
+        "look_back_period_s": replicas.upscale_delay,
+        "upscale_delay_s": replicas.upscale_delay,
+        "downscale_delay_s": replicas.downscale_delay,
     }
 
 

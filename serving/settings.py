@@ -62,7 +62,11 @@ class Replicas(Component):
     min: int = Field(default=1, ge=1)
     max: int = Field(default=1, ge=1)
     ongoing: float = Field(default=32.0, gt=0)
-    """Ongoing requests of a replica that autoscaling aims at."""
+    """Ongoing requests of a replica that autoscaling aims at, in the mean of the last `upscale_delay` seconds."""
+    upscale_delay: float = Field(default=30.0, gt=0)
+    """Seconds for which there have to be too few replicas before more are started."""
+    downscale_delay: float = Field(default=600.0, ge=0)
+    """Seconds for which there have to be too many replicas before some are ended."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Replicas":

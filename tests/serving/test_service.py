@@ -96,10 +96,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     command = [sys.executable, "-m", "serving", "--policy", str(link), "--follow", "--port", str(port)]
     command += ["--keys", str(folder / "keys"), "--judge", "tests.serving.scorers:longer"]
     command += ["--scorer", "warmth=tests.serving.scorers:warmth", "--scorer", "verbosity=tests.serving.scorers:length"]
-    for setting in ("dtype=float32", "context=256", "kv_cache_gib=0.1"):
+    for setting in ("dtype=float32", "context=256", "kv_cache_gib=0.1", "cpus=0.5"):
         command += ["--set", f"engine.{setting}"]
     command += ["--set", f"limits.running={RUNNING}", "--set", f"limits.prompt_tokens={PROMPT_TOKENS}"]
     command += ["--set", "limits.deadline=240"]
+    # More than any test but the last keeps going for so long.
+    for setting in ("max=2", f"ongoing={RUNNING / 2}", "upscale_delay=10", "downscale_delay=5"):
+        command += ["--set", f"policy_replicas.{setting}"]
     command += ["--address", "local"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -373,7 +376,7 @@ def memory(service: Running) -> int:
 def test_on_a_cpu_the_engine_has_no_worker_process_that_it_would_wait_for_by_spinning(service: Running) -> None:
     processes = psutil.Process(service.process).children(recursive=True)
     titles = [" ".join(process.cmdline()) for process in processes if process.status() != psutil.STATUS_ZOMBIE]
-    assert sum("VLLM::EngineCore" in title for title in titles) == 1
+    assert engines(service) == 1
     assert not [title for title in titles if "VLLM::Worker" in title]
 
 
@@ -425,6 +428,33 @@ def test_a_killed_replica_comes_back_and_no_request_hangs(service: Running) -> N
     again, after = ask_once(service)
     assert again == version, "the release that was served before comes back"
     assert after == pytest.approx(before, abs=1e-4)
+
+
+def test_replicas_are_added_under_load_and_removed_after_it(service: Running) -> None:
+    """All the while every request is answered, by the same weights."""
+    seen: set[tuple[int, str]] = set()
+    until = time.monotonic() + 2 * SECONDS
+
+    async def ask(asking: httpx.AsyncClient, number: int) -> None:
+        while engines(service) < 2:
+            assert time.monotonic() < until, "no replica was added"
+            answer = await asking.post("/v1/chat/completions", json=body(number, max_tokens=100, ignore_eos=True))
+            assert answer.status_code == 200, answer.text
+            seen.add((number, answer.json()["choices"][0]["message"]["content"]))
+
+    asyncio.run(load(service, RUNNING - 2, ask))
+    assert len(seen) == RUNNING - 2
+    while engines(service) > 1:
+        assert time.monotonic() < until, "no replica was removed"
+        assert ask_once(service)
+        time.sleep(1.0)
+
+
+def engines(service: Running) -> int:
+    """How many engines run."""
+    processes = psutil.Process(service.process).children(recursive=True)
+    titles = (" ".join(process.cmdline()) for process in processes if process.status() != psutil.STATUS_ZOMBIE)
+    return sum("VLLM::EngineCore" in title for title in titles)
 
 
 def is_policy(process: psutil.Process) -> bool:
