@@ -102,7 +102,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     command += ["--set", "limits.deadline=240"]
     # More than any test but the last keeps going for so long.
     for setting in ("max=2", f"ongoing={RUNNING / 2}", "upscale_delay=10", "downscale_delay=5"):
-        command += ["--set", f"policy_replicas.{setting}"]
+        command += ["--set", f"policy_replicas.{setting}", "--set", f"ingress_replicas.{setting}"]
     command += ["--address", "local"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -374,10 +374,8 @@ def memory(service: Running) -> int:
 
 
 def test_on_a_cpu_the_engine_has_no_worker_process_that_it_would_wait_for_by_spinning(service: Running) -> None:
-    processes = psutil.Process(service.process).children(recursive=True)
-    titles = [" ".join(process.cmdline()) for process in processes if process.status() != psutil.STATUS_ZOMBIE]
     assert engines(service) == 1
-    assert not [title for title in titles if "VLLM::Worker" in title]
+    assert not [title for title in titles(service) if "VLLM::Worker" in title]
 
 
 def test_prometheus_gets_every_metric_that_the_dashboard_asks_for(service: Running) -> None:
@@ -431,12 +429,12 @@ def test_a_killed_replica_comes_back_and_no_request_hangs(service: Running) -> N
 
 
 def test_replicas_are_added_under_load_and_removed_after_it(service: Running) -> None:
-    """All the while every request is answered, by the same weights."""
+    """Of the policy, and of the ingress in front of it; meanwhile every request is answered, by the same weights."""
     seen: set[tuple[int, str]] = set()
     until = time.monotonic() + 2 * SECONDS
 
     async def ask(asking: httpx.AsyncClient, number: int) -> None:
-        while engines(service) < 2:
+        while min(engines(service), ingresses(service)) < 2:
             assert time.monotonic() < until, "no replica was added"
             answer = await asking.post("/v1/chat/completions", json=body(number, max_tokens=100, ignore_eos=True))
             assert answer.status_code == 200, answer.text
@@ -444,17 +442,26 @@ def test_replicas_are_added_under_load_and_removed_after_it(service: Running) ->
 
     asyncio.run(load(service, RUNNING - 2, ask))
     assert len(seen) == RUNNING - 2
-    while engines(service) > 1:
+    while max(engines(service), ingresses(service)) > 1:
         assert time.monotonic() < until, "no replica was removed"
         assert ask_once(service)
         time.sleep(1.0)
 
 
 def engines(service: Running) -> int:
-    """How many engines run."""
+    """How many engines of the policy run."""
+    return sum("VLLM::EngineCore" in title for title in titles(service))
+
+
+def ingresses(service: Running) -> int:
+    """How many replicas of the ingress run."""
+    return sum("ServeReplica:nashloop:Ingress" in title for title in titles(service))
+
+
+def titles(service: Running) -> list[str]:
+    """What the processes of the service call themselves."""
     processes = psutil.Process(service.process).children(recursive=True)
-    titles = (" ".join(process.cmdline()) for process in processes if process.status() != psutil.STATUS_ZOMBIE)
-    return sum("VLLM::EngineCore" in title for title in titles)
+    return [" ".join(process.cmdline()) for process in processes if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def is_policy(process: psutil.Process) -> bool:
