@@ -78,7 +78,8 @@ def _delay(run: Run) -> tuple[str, State]:
         return "Only objectives of regularised games have a rule", "not applicable"
     if limit is None or delay is None:
         return f"A step went {share:.2g} of the way to its target: no rule for that", "not measured"
-    text = f"A step went {share:.2g} of the way; delays below {limit:.3g} updates are safe, the largest was {delay:g}"
+    safe = f"delays below {limit:.3g} updates are safe" if limit > 0 else "no delay is safe with steps so large"
+    text = f"A step went {share:.2g} of the way; {safe}, the largest delay was {delay:g}"
     return text, "kept" if delay < limit else "broken"
 
 

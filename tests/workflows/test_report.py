@@ -337,6 +337,13 @@ def test_a_broken_promise_is_shown_as_broken(tmp_path: Path, promise: str, chang
     assert any("broken" in str(a.get("class")).split() for tag, a in page.tags if tag == "span")
 
 
+def test_a_limit_below_no_delay_at_all_is_said_in_words(tmp_path: Path) -> None:
+    build_run(tmp_path, delay_rule={"moved_share": 3.0, "limit": -0.49, "delay": 0})
+    text = page_of(tmp_path).text
+    assert "no delay is safe with steps so large, the largest delay was 0" in text
+    assert "below -0.49" not in text
+
+
 @pytest.mark.parametrize(("low", "kl", "state"), [(0.45, 0, "kept"), (0.52, 0, "broken"), (0.45, 0.5, "broken")])
 def test_a_learning_rate_of_0_is_held_to_its_promise(tmp_path: Path, low: float, kl: float, state: str) -> None:
     steps = [row | {"learning_rate": 0.0} for row in step_rows(12)]
