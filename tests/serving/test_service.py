@@ -4,6 +4,7 @@ One service for all of these tests, in processes of its own; they run in order, 
 """
 
 import asyncio
+import contextlib
 import json
 import math
 import re
@@ -459,9 +460,12 @@ def ingresses(service: Running) -> int:
 
 
 def titles(service: Running) -> list[str]:
-    """What the processes of the service call themselves."""
-    processes = psutil.Process(service.process).children(recursive=True)
-    return [" ".join(process.cmdline()) for process in processes if process.status() != psutil.STATUS_ZOMBIE]
+    """What the processes of the service call themselves; those that end meanwhile are gone."""
+    found = []
+    for process in psutil.Process(service.process).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found.append(" ".join(process.cmdline()))
+    return found
 
 
 def is_policy(process: psutil.Process) -> bool:
