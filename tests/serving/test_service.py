@@ -443,6 +443,7 @@ def test_replicas_are_added_under_load_and_removed_after_it(service: Running) ->
 
     asyncio.run(load(service, RUNNING - 2, ask))
     assert len(seen) == RUNNING - 2
+    until = time.monotonic() + 2 * SECONDS
     while max(engines(service), ingresses(service)) > 1:
         assert time.monotonic() < until, "no replica was removed"
         assert ask_once(service)
