@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
 if current_platform.is_cpu():
-    from actors import lora_cpu
+    from actors import lora_cpu, sampling_cpu
 
     lora_cpu.install()
+    sampling_cpu.install()
 
 
 OWNER_VARIABLE = "NASHLOOP_ENGINE_OWNER"

@@ -248,11 +248,8 @@ class RolloutEngine:
             policy=part.policy,
             sampling=part.sampling,
             token_ids=np.asarray(output.token_ids, dtype=np.int32),
-            logprobs=np.array(
-                [entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)],
-                dtype=np.float32,
-            ),
-            text=output.text,
+            logprobs=np.asarray(output.logprobs.logprobs, dtype=np.float32),
+            text=str(self._tokenizer.decode(output.token_ids, skip_special_tokens=True)),
             finish_reason=output.finish_reason,
             versions=self._spans(part.policy, output),
         )
@@ -311,7 +308,11 @@ class RolloutEngine:
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
             seed=seed,
+            # The sampled token's alone, in one list; text is made once, of the whole answer. At every token either
+            # would cost this process a good part of what the engine itself needs for a small model.
             logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
             allowed_token_ids=list(allowed) if (allowed := self._config.rollout.allowed_tokens) else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
