@@ -173,7 +173,8 @@ class RolloutEngine:
         """
         async with self._loading, self._while_alive():
             began = time.monotonic()
-            folders = [self._unpack(publication) for publication in publications]
+            # In a thread: a large model takes seconds to arrive, in which this process has answers to pass on.
+            folders = [await asyncio.to_thread(self._unpack, publication) for publication in publications]
             paused = time.monotonic()
             await self._engine.pause_generation(mode="keep", clear_cache=False)
             try:

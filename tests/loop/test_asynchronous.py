@@ -9,6 +9,7 @@ import torch
 
 from actors.records import Candidate, Group
 from tests.loop.support import Outcome, load_weights, same_weights
+from tests.tiny import make_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -52,7 +53,7 @@ def test_no_more_in_flight_than_the_capacity_formula_allows(asynchronous: Outcom
 
 
 def test_experience_is_what_was_trained(asynchronous: Outcome) -> None:
-    config = asynchronous.succeeded().config
+    config, tokenizer = asynchronous.succeeded().config, make_tokenizer()
     trained = asynchronous.trained()
     batches = Counter(version for version, _ in trained)
     assert batches == dict.fromkeys(range(config.loop.steps), config.loop.batch)
@@ -66,6 +67,7 @@ def test_experience_is_what_was_trained(asynchronous: Outcome) -> None:
             assert 0 < len(candidate.token_ids) <= config.rollout.max_new_tokens
             assert len(candidate.logprobs) == len(candidate.token_ids)
             assert (candidate.logprobs <= 0).all()
+            assert candidate.text == tokenizer.decode(candidate.token_ids, skip_special_tokens=True)
             ends = [0, *(span.end for span in candidate.versions)]
             assert [span.start for span in candidate.versions] == ends[:-1]
             assert ends[-1] == len(candidate.token_ids)
