@@ -16,14 +16,15 @@ Generators = dict[int, torch.Generator]
 def draw(logprobs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """The first token whose cumulative probability exceeds `uniform`: [n, V] nats, [n] in [0, 1) -> [n] int64.
 
-    Tokens of probability 0 are never drawn; others as often as float32 can tell their probabilities' running sum.
+    Tokens of probability 0 are never drawn; others as often as float32 can tell their probabilities' running sum. Where
+    the probabilities are no numbers it is the last token: a proof refuses such weights, and the engine goes on.
     """
     cumulative = logprobs.exp().cumsum_(-1)
     total = cumulative[:, -1:]
     # A product that is rounded up to the total would lie beyond the last token.
     below = torch.nextafter(total, torch.zeros_like(total))
     place = torch.minimum(uniform.to(total.dtype)[:, None] * total, below)
-    return torch.searchsorted(cumulative, place, right=True).squeeze(-1)
+    return torch.searchsorted(cumulative, place, right=True).squeeze(-1).clamp_(max=logprobs.shape[-1] - 1)
 
 
 def uniforms(rows: int, generators: Generators) -> torch.Tensor:

@@ -62,6 +62,13 @@ def test_a_large_vocabulary_is_summed_exactly_enough() -> None:
     assert above == vocabulary - 1
 
 
+def test_weights_that_are_no_numbers_draw_a_token_and_harm_no_other_row(logits: torch.Tensor) -> None:
+    rows = torch.stack([logits, torch.full_like(logits, math.nan), logits])
+    tokens, _ = sample(rows, seeded(3))
+    assert tokens[1] == VOCABULARY - 1
+    assert tokens[[0, 2]].tolist() == sample(rows[[0, 2]], {0: seeded(1)[0], 1: seeded(3)[2]})[0].tolist()
+
+
 @pytest.mark.parametrize("options", [{"k": 3}, {"p": 0.5}])
 def test_what_is_cut_off_is_never_drawn(logits: torch.Tensor, options: dict[str, float]) -> None:
     tokens, logprobs = sample(logits.expand(2000, -1), seeded(2000), **options)  # type: ignore[arg-type]
