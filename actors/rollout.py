@@ -309,8 +309,8 @@ class RolloutEngine:
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
             seed=seed,
-            # The sampled token's alone, in one list; text is made once, of the whole answer. At every token either
-            # would cost this process a good part of what the engine itself needs for a small model.
+            # The sampled token's alone, in one list, and no text: that is made once, of the whole answer, instead of
+            # at every token.
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,
