@@ -95,7 +95,7 @@ class Learner:
         """Named policies that get new weights with this version, and their trained parameters."""
         own = {name: parameter.detach() for name, parameter in self.policy.parameters().items()}
         settled = own if self._aside is None else self._aside["parameters"]
-        weights = {"current": own, "half": own, "iterate": settled}
+        weights = {"current": own, "half": own, "latest": own, "iterate": settled}
         if self._rule.mixture:
             weights["mixture"] = self.policy.towards_reference(self._rule.mixture)
         return {name: weights[name] for name in self._rule.published(self.version)}

@@ -6,6 +6,7 @@ policy's name and version, on every process, without asking the learner.
 
     current      the policy under training
     half         the look-ahead of the extragradient rules
+    latest       whichever of these two was published last, where they alternate under one name
     iterate      the policy at the start of an iteration: the anchor of iterative methods
     mixture      parameters between the policy and the reference
     previous(k)  `current` k publications ago
@@ -84,6 +85,8 @@ class Update:
     """APO (2410.06293): at the end of an iteration theta <- theta + momentum (theta - the last iteration's theta)."""
     mixture: float = 0.0
     """Weight of the reference's parameters in the policy `mixture`."""
+    alternate: bool = False
+    """The two policies of `extragradient` go by one name, `latest`: half at odd versions, current at even ones."""
     replay: tuple[float, ...] = ()
     """Shares of a batch of groups that are trained again one, two, ... iterations later."""
 
@@ -95,10 +98,14 @@ class Update:
                 f"iteration is {self.iteration} versions; with the rule 'extragradient' it has to end on a whole "
                 "update, which takes 2: give an even number"
             )
+        if self.alternate and self.rule != "extragradient":
+            raise ValueError(f"the rule {self.rule!r} publishes one policy, and nothing alternates with it")
 
     @property
     def evaluated(self) -> str:
-        """The policy that stands for the run: the one whose win rates are reported."""
+        """The policy that stands for the run: the one whose win rates are reported (`latest` at even versions)."""
+        if self.alternate:
+            return "latest"
         return "half" if self.rule == "past_extragradient" else "current"
 
     def published(self, version: int) -> tuple[str, ...]:
@@ -108,6 +115,7 @@ class Update:
             "extragradient": ("current", "half") if version == 0 else (("current", "half")[version % 2],),
             "past_extragradient": ("half",),
         }[self.rule]
+        names = ("latest",) if self.alternate else names
         names += ("iterate",) if version % self.iteration == 0 else ()
         return names + (("mixture",) if self.mixture else ())
 
@@ -133,7 +141,7 @@ class Update:
         """Versions between two publications of `policy`."""
         if policy == "iterate":
             return self.iteration
-        return 2 if self.rule == "extragradient" else 1
+        return 2 if self.rule == "extragradient" and policy != "latest" else 1
 
     def age(self, policy: str, sampled: int, trained: int) -> int:
         """Updates of `policy` between the weights of version `sampled` and a batch trained at version `trained`."""

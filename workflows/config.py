@@ -147,6 +147,11 @@ def _check_staleness(config: AlignConfig, objective: Objective) -> None:
             f"loop.steps = {loop.steps} is odd, and an update of {objective.name} takes two versions: "
             f"give {loop.steps + 1}"
         )
+    if objective.update.alternate and config.evaluation.every % 2:
+        raise ConfigError(
+            f"evaluation.every = {config.evaluation.every} is odd, and with objective.options.alternate the engines "
+            f"hold {objective.name}'s look-ahead at odd versions: give {config.evaluation.every + 1}"
+        )
     bounds = [role.staleness for role in roles]
     tightest = [bound for bound in bounds if bound is not None]
     if len(tightest) == len(bounds) and max(tightest) < loop.eta:

@@ -7,7 +7,8 @@ Both gradients are taken at theta; only the opponent q changes. The exact update
 lh = base(lp) + eta w(pi), then lp+ = base(lp) + eta w(h), with base(lp) = (1 - eta beta) lp + eta beta log mu; eta beta
 follows from the learning rate. One update is two versions: even ones publish the look-ahead `half`, odd ones `current`.
 The authors' language-model code draws rho at temperature 2.0 with top-k 10 and averages log-probabilities over tokens
-(`pair_temperature`, `pair_top_k`, `length_averaged`); the last two change what is solved, so they are off here.
+(`pair_temperature`, `pair_top_k`, `length_averaged`); the last two change what is solved, so they are off here. It
+samples everything from the one model that it holds, the look-ahead by turns, which is `alternate` here.
 """
 
 from typing import ClassVar, Self
@@ -20,9 +21,13 @@ from algorithms.sampling import Update
 
 
 class EGPOOptions(RegressionOptions):
-    """`beta`: temperature of the game (the paper's), weight of the KL to the reference."""
+    """`beta`: temperature of the game (the paper's), weight of the KL to the reference. `alternate`: everything is
+    written by the policy published last, current and half by turns, pairs too; with full weights one engine serves it,
+    where the two need an engine each. What is solved is the same: pairs may come from any policy.
+    """
 
     beta: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
+    alternate: bool = False
 
     @model_validator(mode="after")
     def _fresh(self) -> Self:
@@ -47,12 +52,16 @@ class EGPO(AnchoredRegression[EGPOOptions]):
 
     @property
     def update(self) -> Update:
-        return Update(rule="extragradient")
+        return Update(rule="extragradient", alternate=self.options.alternate)
 
     @property
     def scale(self) -> float:
         return 1.0 / self.options.beta
 
     @property
+    def policy(self) -> str:
+        return "latest" if self.options.alternate else "current"
+
+    @property
     def opponent_policies(self) -> tuple[str, ...]:
-        return ("current", "half")
+        return ("latest",) if self.options.alternate else ("current", "half")

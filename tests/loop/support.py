@@ -51,6 +51,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "loop": {"steps": 8, "eta": 2},
         "learner": {"method": "lora", "lora": {"rank": 4}, "learning_rate": 1e-2},
     },
+    "alternating": {
+        "objective": {"name": "egpo", "options": {"candidates": 2, "opponents": 2, "alternate": True}},
+        "loop": {"steps": 6, "eta": 2},
+    },
     "optimistic": {
         "objective": {"name": "optimistic_egpo", "options": {"candidates": 2, "opponents": 2}},
         "loop": {"steps": 4, "eta": 2},

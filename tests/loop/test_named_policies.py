@@ -28,6 +28,16 @@ def test_every_publication_of_either_name_is_proved(extragradient: Outcome) -> N
     assert 0 < extragradient.summary["mismatch"]["max_abs_logprob"] < 1e-3
 
 
+def test_policies_that_alternate_share_an_engine_also_with_full_weights(alternating: Outcome) -> None:
+    """The engine holds the look-ahead at odd versions, the current policy at even ones; opponents are never older."""
+    for version, group in alternating.succeeded().trained():
+        assert {c.policy for c in group.candidates} == {"latest"}
+        assert {c.oldest_version for c in group.candidates if c.role == "opponent"} == {version}
+        assert group.engine == "engine-0"
+    assert [event["version"] for event in alternating.events("published")] == list(range(7))
+    assert 0 < alternating.summary["staleness"]["max"] <= 2, "pairs are sampled ahead, of either policy"
+
+
 def test_with_full_weights_each_policy_has_engines_of_its_own(optimistic: Outcome) -> None:
     """Opponents: the current policy, and the one before it, which the second engine holds."""
     for version, group in optimistic.succeeded().trained():

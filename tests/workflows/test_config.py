@@ -10,6 +10,10 @@ from tests.examples import TREE, tree
 from workflows.config import ConfigError, load_config, objective_of, parse_config, read_tree
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+ALTERNATING: dict[str, Any] = {
+    "objective": {"name": "egpo", "options": {"alternate": True}},
+    "data__heldout": "heldout.jsonl",
+}
 
 
 @pytest.fixture
@@ -156,6 +160,7 @@ def test_every_fault_is_told_at_once() -> None:
         ({"evaluation__every": 2}, ["evaluation.every", "data.heldout"]),
         ({"learner__warmup_steps": 5}, ["learner.warmup_steps = 5", "loop.steps = 4"]),
         ({"rollout__gpus": 1, "rollout__tensor_parallel": 2}, ["gpus=1", "tensor_parallel=2"]),
+        ({**ALTERNATING, "evaluation__every": 3}, ["evaluation.every = 3 is odd", "alternate", "give 4"]),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(changes: dict[str, Any], parts: list[str]) -> None:
@@ -173,6 +178,7 @@ def test_keys_that_contradict_each_other_are_refused(changes: dict[str, Any], pa
         {"evaluation__every": 2, "data__heldout": "heldout.jsonl"},
         {"learner__warmup_steps": 4},
         {"rollout__gpus": 2, "rollout__tensor_parallel": 2},
+        {**ALTERNATING, "evaluation__every": 4},
     ],
     ids=str,
 )

@@ -23,6 +23,7 @@ START = log_normalise(np.random.default_rng(0).normal(size=ACTIONS))
 # Objective with three samples, its options, and the exact update whose step its gradient is.
 REGRESSIONS: dict[str, tuple[str, dict[str, Any], Algorithm]] = {
     "egpo": ("egpo", {"beta": BETA}, create("egpo", step_size=ETA)),
+    "egpo, alternating": ("egpo", {"beta": BETA, "alternate": True}, create("egpo", step_size=ETA)),
     "past_egpo": ("past_egpo", {"beta": BETA}, create("past_extragradient", step_size=ETA)),
     "optimistic_egpo": ("optimistic_egpo", {"beta": BETA}, create("omd", step_size=ETA, extrapolation=1.0)),
     "optimistic, k = 3": (

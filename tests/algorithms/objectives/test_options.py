@@ -17,6 +17,7 @@ NEW_VALUES: dict[str, Any] = {
     "beta": 0.05,
     "candidates": 6,
     "divergence": "forward_kl",
+    "alternate": True,
     "extrapolation": 3.0,
     "huber_delta": 0.5,
     "importance_weights": "none",
@@ -231,6 +232,7 @@ def roles(name: str, **options: Any) -> list[tuple[str, int, tuple[str, ...], in
 
 def test_pairs_are_loose_and_opponents_tight_unless_pairs_are_the_opponents() -> None:
     assert roles("egpo") == [("pair", 2, ("current",), None), ("opponent", 1, ("current", "half"), 0)]
+    assert roles("egpo", alternate=True) == [("pair", 2, ("latest",), None), ("opponent", 1, ("latest",), 0)]
     assert roles("past_egpo") == [("pair", 2, ("half",), None), ("opponent", 1, ("half",), 0)]
     assert roles("optimistic_egpo", opponents=2, opponent_staleness=3) == [
         ("pair", 2, ("current",), None),
