@@ -28,7 +28,9 @@ def test_alternating_policies_share_a_name_that_is_always_new() -> None:
     assert [update.published(version) for version in range(4)] == [("latest", "iterate")] * 4
     assert [update.newest("latest", version) for version in range(4)] == [0, 1, 2, 3]
     assert update.age("latest", 2, 3) == 1, "the look-ahead is no current policy, nor the other way round"
-    assert served_policies(SamplingPlan(roles=(Role(name="pair", count=2, policies=("latest",)),)), update) == ("latest",)
+    assert served_policies(SamplingPlan(roles=(Role(name="pair", count=2, policies=("latest",)),)), update) == (
+        "latest",
+    )
     with pytest.raises(ValueError, match="the rule 'step' publishes one policy"):
         Update(alternate=True)
 

@@ -95,7 +95,9 @@ def train(objective: Objective, game: Game, start: FloatArray, updates: int, ste
         previous = theta
         if rule.rule == "extragradient":
             half = step(theta, pairs_of(objective, game, policies, 2 * update), None)
-            theta = step(theta, pairs_of(objective, game, {**policies, "half": half, "latest": half}, 2 * update + 1), None)
+            theta = step(
+                theta, pairs_of(objective, game, {**policies, "half": half, "latest": half}, 2 * update + 1), None
+            )
         elif rule.rule == "past_extragradient":
             pairs = pairs_of(objective, game, policies)
             theta = step(theta, pairs, None)
