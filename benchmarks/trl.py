@@ -3,7 +3,9 @@
 TRL runs in an environment of its own, which is made in the cache on first use (about 1.5 GB), and tuned: KV cache, no
 gradient checkpointing, all cores. Both systems get the same model folder, prompts, judge (VADER compound minus 0.02 a
 word), K = 2, 8 prompts a step, 64 new tokens, constant learning rate 3e-4, beta 0.1, AdamW. Ours has two learner
-workers where the model is large enough to share. Start-up is not counted. `trl_time` compares what is learned.
+workers where the model is large enough to share, and completions that are up to four versions old: the more are under
+way, the better an engine fills its batch. TRL's are always new. Start-up is not counted. `trl_time`, with the same
+settings, compares what is learned.
 """
 
 import json
@@ -28,12 +30,12 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 RATE_TARGET = 2.0
 JUDGE = "benchmarks.judges:sentiment_minus_length"
 WARM_UP = 2
-ETA = 2
+ETA, BATCH = 4, 8
 LEARNING_RATE, BETA = 3e-4, 0.1
 
 OURS: dict[str, Any] = {
     "objective": {"options": {"candidates": 2, "beta": BETA}},
-    "rollout": {"max_running": 24, "max_sequences": 64, "kv_cache_gib": 0.5},
+    "rollout": {"max_running": (ETA + 1) * BATCH, "max_sequences": 80, "kv_cache_gib": 0.5},
     "scoring": {"panel": [JUDGE]},
 }
 LEARNER = {"learning_rate": LEARNING_RATE, "betas": (0.9, 0.999), "token_budget": 1024}
@@ -86,7 +88,7 @@ def _rates(name: str, python: Path, model: str, *, lora: bool, steps: tuple[int,
             name=f"{name}: NashLoop / TRL",
             values=tuple(ratios(values["ours"], values["trl"])),
             target=RATE_TARGET,
-            note=f"{ours} and {theirs} steps of 16 completions",
+            note=f"{ours} and {theirs} steps of 16 completions; ours at most {ETA} versions old",
         ),
     ]
 
@@ -104,7 +106,7 @@ def config_of(model: str, lora: bool, steps: int, changes: dict[str, Any]) -> Al
     tree = {
         **OURS,
         "model": {"dtype": "bfloat16" if lora else "float32"},
-        "loop": {"steps": steps, "batch": 8, "eta": ETA},
+        "loop": {"steps": steps, "batch": BATCH, "eta": ETA},
         "learner": {**LEARNER, **method},
     }
     return configuration(model, tree | changes)

@@ -63,6 +63,8 @@ def torch_trainer(
     """A trainer of `loop`, which is also told the `run_directory`."""
     # Paths in a configuration are relative to where its run was started, for these workers too.
     os.environ[RAY_CHDIR_TO_TRIAL_DIR] = "0"
+    # It would tell workers that their node is about to go; ours resume from a checkpoint and do not ask.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     return TorchTrainer(
         loop,
         train_loop_config={**loop_config, "run_directory": str(directory)},
