@@ -1,12 +1,15 @@
-"""The best setting of one group of trials, with its uncertainty: a quadratic in logarithms around the best trial.
+"""The best setting of a group of trials, with its uncertainty: a quadratic in logarithms around the best trial, or one
+through all trials of several groups that share their curvature.
 
 A law of best settings stands on optima, and an optimum is only as good as its grid: one on the edge, or without
 curvature, is marked, so that a law can leave it out.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.linalg import block_diag
 from scipy.stats import t as student
 
 from algorithms.preference import BoolArray, FloatArray
@@ -55,13 +58,10 @@ def local_optimum(settings: FloatArray, outcomes: FloatArray, maximise: bool, ne
     means = np.array([outcomes[inverse == place].mean() for place in range(len(distinct))])
     centre = distinct[int(np.argmax(means) if maximise else np.argmin(means))]
     used: BoolArray = np.ones(len(settings), dtype=np.bool_)
-    fault = ""
+    fault = _beyond(settings, centre, "the best value")
     for axis in range(settings.shape[1]):
         values = np.unique(settings[:, axis])
         at = int(np.searchsorted(values, centre[axis]))
-        if min(at, len(values) - 1 - at) < NEEDED:
-            side = "smallest" if at < len(values) - 1 - at else "largest"
-            fault = f"the best value, {centre[axis]:.4g}, has fewer than {NEEDED} beyond it on the side of the {side}"
         near = values[max(0, at - neighbours) : at + neighbours + 1]
         used &= np.isin(settings[:, axis], near)
     offsets = np.log(settings[used]) - np.log(centre)
@@ -70,18 +70,66 @@ def local_optimum(settings: FloatArray, outcomes: FloatArray, maximise: bool, ne
     if degrees < 1 or np.linalg.matrix_rank(columns) < columns.shape[1]:
         return _unknown(centre, means, maximise, used, fault or "too few trials around it for a quadratic")
     coefficients: FloatArray = np.linalg.pinv(columns) @ outcomes[used]
-    slope, curvature = _slope_and_curvature(coefficients, settings.shape[1])
-    bends = np.linalg.eigvalsh(curvature)
-    if (bends.max() >= 0.0) if maximise else (bends.min() <= 0.0):
-        return _unknown(centre, means, maximise, used, fault or "the outcomes around it have no peak")
-    step: FloatArray = -np.linalg.inv(curvature) @ slope
     variance = ((outcomes[used] - columns @ coefficients) ** 2).sum() / degrees
     covariance = variance * np.linalg.inv(columns.T @ columns)
+    found = _vertex(centre, coefficients, covariance, degrees, maximise, used, fault)
+    if found is None:
+        return _unknown(centre, means, maximise, used, fault or "the outcomes around it have no peak")
+    if not fault and (np.abs(np.log(found.setting / centre)) > np.abs(offsets).max(axis=0)).any():
+        return replace(found, fault="the quadratic has its peak outside the trials that it was fitted to")
+    return found
+
+
+def shared_optima(groups: Sequence[tuple[FloatArray, FloatArray]], maximise: bool) -> list[Optimum]:
+    """The optima of groups, (settings [n, k], outcomes [n]) each, that bend alike and differ in place and height.
+
+    Least squares over all trials of all groups: a height and slopes for each group, one set of second-order terms for
+    all. Where the noise hides how a single group bends, the others tell it. Outcomes that fall off a cliff beyond the
+    best setting pull all optima to the other side, and by the same factor, so that an exponent between them stays.
+    Two values needed on each side of an optimum.
+    """
+    axes = groups[0][0].shape[1]
+    centres = [np.exp(np.log(settings).mean(axis=0)) for settings, _ in groups]
+    blocks = [_columns(np.log(settings) - np.log(at)) for (settings, _), at in zip(groups, centres, strict=True)]
+    own = 1 + axes
+    columns = np.hstack([block_diag(*(block[:, :own] for block in blocks)), np.vstack([b[:, own:] for b in blocks])])
+    outcomes = np.concatenate([values for _, values in groups])
+    degrees = len(columns) - columns.shape[1]
+    if degrees < 1 or np.linalg.matrix_rank(columns) < columns.shape[1]:
+        return [_best(*group, maximise, "too few trials for a quadratic that all groups share") for group in groups]
+    coefficients: FloatArray = np.linalg.pinv(columns) @ outcomes
+    covariance = ((outcomes - columns @ coefficients) ** 2).sum() / degrees * np.linalg.inv(columns.T @ columns)
+    shared, optima = np.arange(own * len(groups), columns.shape[1]), []
+    for place, (settings, values) in enumerate(groups):
+        picked = np.concatenate([np.arange(own * place, own * (place + 1)), shared])
+        part = covariance[np.ix_(picked, picked)]
+        used: BoolArray = np.ones(len(settings), dtype=np.bool_)
+        found = _vertex(centres[place], coefficients[picked], part, degrees, maximise, used, "")
+        if found is None:
+            optima.append(_best(settings, values, maximise, "the outcomes of all groups together have no peak"))
+        else:
+            optima.append(replace(found, fault=_beyond(settings, found.setting, "its optimum") or found.fault))
+    return optima
+
+
+def _vertex(
+    centre: FloatArray,
+    coefficients: FloatArray,
+    covariance: FloatArray,
+    degrees: int,
+    maximise: bool,
+    used: BoolArray,
+    fault: str,
+) -> Optimum | None:
+    """Where a quadratic around `centre` [k] has its optimum, with the delta method's interval; none without a peak."""
+    slope, curvature = _slope_and_curvature(coefficients, len(centre))
+    bends = np.linalg.eigvalsh(curvature)
+    if (bends.max() >= 0.0) if maximise else (bends.min() <= 0.0):
+        return None
+    step: FloatArray = -np.linalg.inv(curvature) @ slope
     # At the optimum slope + curvature step = 0; a coefficient moves the left side by the slope of its column there.
     moves = np.linalg.inv(curvature) @ _column_slopes(step).T
     half = np.sqrt(np.diag(moves @ covariance @ moves.T)) * student.ppf(0.975, degrees)
-    if not fault and (np.abs(step) > np.abs(offsets).max(axis=0)).any():
-        fault = "the quadratic has its peak outside the trials that it was fitted to"
     with np.errstate(over="ignore"):
         low, high = centre * np.exp(step - half), centre * np.exp(step + half)
     if not fault and (2.0 * half > np.log(MOST_VAGUE)).any():
@@ -96,6 +144,25 @@ def local_optimum(settings: FloatArray, outcomes: FloatArray, maximise: bool, ne
         used=used,
         fault=fault,
     )
+
+
+def _beyond(settings: FloatArray, best: FloatArray, what: str) -> str:
+    """The fault of a best setting [k] with too few values of the grid beyond it, or none."""
+    fault = ""
+    for axis, value in enumerate(best):
+        below, above = (
+            len(np.unique(settings[side, axis])) for side in (settings[:, axis] < value, settings[:, axis] > value)
+        )
+        if min(below, above) < NEEDED:
+            side = "smallest" if below < above else "largest"
+            fault = f"{what}, {value:.4g}, has fewer than {NEEDED} beyond it on the side of the {side}"
+    return fault
+
+
+def _best(settings: FloatArray, outcomes: FloatArray, maximise: bool, fault: str) -> Optimum:
+    """The best trial by itself."""
+    centre = settings[int(np.argmax(outcomes) if maximise else np.argmin(outcomes))]
+    return _unknown(centre, outcomes, maximise, np.ones(len(settings), dtype=np.bool_), fault)
 
 
 def _unknown(centre: FloatArray, means: FloatArray, maximise: bool, used: BoolArray, fault: str) -> Optimum:

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table as Listing
@@ -20,7 +21,7 @@ from algorithms.scaling.fit import ExtrapolationError, FitError
 from algorithms.scaling.optimum import NEEDED, NEIGHBOURS
 from workflows.config import ConfigError
 from workflows.scaling_law.predict import final_losses, next_configuration, predictions
-from workflows.scaling_law.question import CURVE_LAWS, HoldOut, Question, Tuned
+from workflows.scaling_law.question import CURVE_LAWS, Curvature, HoldOut, Question, Tuned
 from workflows.scaling_law.record import RECORD, read_record, write_record
 from workflows.scaling_law.report import write_report
 from workflows.scaling_law.study import Study, answer
@@ -100,6 +101,10 @@ def question(arguments: argparse.Namespace) -> Question:
     group = tuple(arguments.group.split(",")) if arguments.group else ()
     if arguments.law == "step" and not group:
         raise TableError("the law step needs --group: the columns that trials of one group share, such as N,D")
+    if arguments.curvature == "shared" and arguments.neighbours != NEIGHBOURS:
+        raise TableError(
+            "--neighbours is of --curvature own; a curvature that groups share is that of all their trials"
+        )
     return Question(
         tables=tuple(arguments.tables),
         law=arguments.law,
@@ -109,6 +114,7 @@ def question(arguments: argparse.Namespace) -> Question:
         mode=arguments.mode,
         hold_out=HoldOut.parse(arguments.hold_out) if arguments.hold_out else None,
         delta=arguments.delta,
+        curvature=arguments.curvature,
         neighbours=arguments.neighbours,
         fixed=tuple(_number(*_assignment("--fix", text)) for text in arguments.fix),
         where=tuple(_assignment("--where", text) for text in arguments.where),
@@ -157,6 +163,12 @@ def parser() -> argparse.ArgumentParser:
     fitting.add_argument("--mode", choices=["min", "max"], help="default: min for a loss, max for anything else")
     fitting.add_argument("--hold-out", metavar="COLUMN[=VALUES]", help="what the check keeps from the fit")
     fitting.add_argument("--delta", type=_positive, help="where Huber's loss turns linear; 1e-3 for smooth losses")
+    fitting.add_argument(
+        "--curvature",
+        choices=get_args(Curvature),
+        default="own",
+        help="law step: of the quadratics around optima, each group's own or one for all (default: %(default)s)",
+    )
     fitting.add_argument(
         "--neighbours",
         type=int,

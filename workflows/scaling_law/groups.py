@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from algorithms.preference import FloatArray
-from algorithms.scaling.optimum import local_optimum
+from algorithms.scaling.optimum import local_optimum, shared_optima
 from algorithms.scaling.power_law import power_law
 from workflows.scaling_law.measurements import Group, Measurements
 from workflows.scaling_law.question import Mode, Question
@@ -31,8 +31,13 @@ def optima(question: Question, table: Table, axis: int, metric: str, mode: Mode)
     if unknown := [name for name in tuned.factors if name not in by]:
         raise TableError(f"{setting} is to depend on {', '.join(unknown)}, which --group does not name")
     found = tuned_groups(table, by, names, metric, mode, question.neighbours)
+    if question.curvature == "shared":
+        found = sharing_curvature(found, mode)
     groups = [replace(group, axis=axis) for group in found]
     usable = [group for group in groups if not group.optimum.fault]
+    bent = ("The quadratics of all groups have one curvature, fitted to all trials.",) * (
+        question.curvature == "shared"
+    )
     marked = tuple(f"Group {group.label} left out: {group.optimum.fault}." for group in groups if group.optimum.fault)
     if not usable:
         raise TableError(
@@ -51,7 +56,7 @@ def optima(question: Question, table: Table, axis: int, metric: str, mode: Mode)
         outcome=np.array([float(group.optimum.setting[axis]) for group in usable]),
         labels=[group.label for group in usable],
         groups=tuple(groups),
-        notes=marked,
+        notes=(*bent, *marked),
     )
 
 
@@ -77,6 +82,12 @@ def tuned_groups(
             Group(label=label, factors=at, settings=settings[rows], outcomes=outcomes[rows], optimum=best, axis=0)
         )
     return groups
+
+
+def sharing_curvature(groups: Sequence[Group], mode: Mode) -> list[Group]:
+    """The same groups with the optima that one curvature of all of them gives."""
+    found = shared_optima([(group.settings, group.outcomes) for group in groups], mode == "max")
+    return [replace(group, optimum=optimum) for group, optimum in zip(groups, found, strict=True)]
 
 
 def _setting(table: Table, name: str) -> FloatArray:

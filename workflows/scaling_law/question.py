@@ -8,6 +8,8 @@ from algorithms.scaling.optimum import NEIGHBOURS
 from workflows.scaling_law.table import TableError
 
 Mode = Literal["min", "max"]
+Curvature = Literal["own", "shared"]
+"""Of the quadratics around optima: each group's own, near its best trial, or one for all trials of all groups."""
 CURVE_LAWS = ("annealing", "multi_power")
 """Laws whose rows are the logged steps of runs."""
 
@@ -55,6 +57,7 @@ class Question:
     mode: Mode | None = None
     hold_out: HoldOut | None = None
     delta: float | None = None
+    curvature: Curvature = "own"
     neighbours: int = NEIGHBOURS
     fixed: tuple[tuple[str, float], ...] = ()
     warmup: int = 0

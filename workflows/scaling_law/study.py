@@ -12,7 +12,7 @@ from algorithms.scaling.identification import doubts
 from algorithms.scaling.law import Law
 from algorithms.scaling.overoptimisation import peak
 from workflows.scaling_law.curves import curves
-from workflows.scaling_law.groups import SAME_LEVEL, SHIFTED, optima
+from workflows.scaling_law.groups import SAME_LEVEL, SHIFTED, optima, sharing_curvature
 from workflows.scaling_law.measurements import Measurements
 from workflows.scaling_law.question import CURVE_LAWS, Mode, Question
 from workflows.scaling_law.table import Table, TableError, check_units
@@ -144,6 +144,8 @@ def _check(question: Question, measured: Measurements, held_out: BoolArray, mode
     if held_out.all():
         raise FitError("all rows would be held out")
     factors, outcome = measured.take(~held_out)
+    if question.curvature == "shared":
+        outcome = _without(measured, held_out, mode)
     fit = fit_law(measured.law, factors, outcome, delta=question.delta, fixed=dict(question.fixed))
     target, expected = measured.take(held_out)
     prediction = fit.predict(target, scatter=True, extrapolate=True)
@@ -156,6 +158,13 @@ def _check(question: Question, measured: Measurements, held_out: BoolArray, mode
         covered=float(inside.mean()),
         excess=_excess(measured, held_out, prediction, mode),
     )
+
+
+def _without(measured: Measurements, held_out: BoolArray, mode: Mode) -> FloatArray:
+    """Best settings of the groups that are not held out, as their own shared curvature has them."""
+    held = {label for label, is_held in zip(measured.labels, held_out, strict=True) if is_held}
+    seen = sharing_curvature([group for group in measured.groups if group.label not in held], mode)
+    return np.array([group.optimum.setting[group.axis] for group in seen if group.label in measured.labels])
 
 
 def _excess(measured: Measurements, held_out: BoolArray, prediction: Prediction, mode: Mode) -> float | None:

@@ -188,6 +188,33 @@ def test_fewer_neighbours_keep_the_law_clear_of_a_cliff(tmp_path: Path) -> None:
     assert (found["3"].outcome < 0.85 * np.array(true["3"])).any()
 
 
+def test_a_shared_curvature_finds_the_law_that_noise_hides_from_single_groups(tmp_path: Path) -> None:
+    rows, generator = sweep_rows(), np.random.default_rng(1)
+    for row in rows:
+        row["win_rate"] += 0.1 * float(generator.standard_normal())
+    table = write(tmp_path / "trials.csv", rows)
+    with pytest.raises(TableError, match="groups show an optimum"):
+        studied([table], *STEP)
+    (shared,) = studied([table], *STEP, "--curvature", "shared")
+    assert len(shared.measurements.outcome) == 10
+    low, high = shared.fit.intervals()[1]
+    assert low <= A <= high
+    assert high < 0.0
+    assert "one curvature" in shared.notes[0]
+
+
+def test_the_shared_curvature_of_the_check_is_not_that_of_the_held_out(tmp_path: Path) -> None:
+    rows = sweep_rows()
+    before = studied([write(tmp_path / "before.csv", rows)], *STEP, "--curvature", "shared")[0]
+    for row in rows:
+        if row["model_parameters"] == 1e7:
+            row["win_rate"] = 0.7 - 3.0 * (0.7 - row["win_rate"])
+    after = studied([write(tmp_path / "after.csv", rows)], *STEP, "--curvature", "shared")[0]
+    assert before.check and after.check
+    assert after.check.fit.parameters.tolist() == before.check.fit.parameters.tolist()
+    assert after.fit.parameters.tolist() != before.fit.parameters.tolist()
+
+
 def test_too_few_groups_are_refused(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", sweep_rows(sizes=(1e5,)))
     with pytest.raises(TableError, match="has 3 parameters and 2 of 2 groups show an optimum; it needs 4"):
@@ -223,6 +250,7 @@ def test_optima_on_the_edge_leave_their_group_out_and_all_of_them_no_law(tmp_pat
         (["--law", "loss"], "no column loss"),
         (["--law", "loss", "--metric", "win_rate", "--fix", "E"], "NAME=VALUE"),
         (["--law", "loss", "--metric", "win_rate", "--fix", "E=low"], "--fix E=low gives no number"),
+        ([*STEP, "--curvature", "shared", "--neighbours", "2"], "--neighbours is of --curvature own"),
         ([*STEP, "--where", "seed=7"], "no row has seed = 7; there are 0, 1"),
         (["--law", "loss", "--metric", "win_rate", "--fix", "F=1"], "no parameter F: it has E, A, a, B, b"),
         (["--law", "time", "--metric", "win_rate"], "no column engines or rollout.engines"),
