@@ -210,7 +210,8 @@ def test_the_shared_curvature_of_the_check_is_not_that_of_the_held_out(tmp_path:
         if row["model_parameters"] == 1e7:
             row["win_rate"] = 0.7 - 3.0 * (0.7 - row["win_rate"])
     after = studied([write(tmp_path / "after.csv", rows)], *STEP, "--curvature", "shared")[0]
-    assert before.check and after.check
+    assert before.check
+    assert after.check
     assert after.check.fit.parameters.tolist() == before.check.fit.parameters.tolist()
     assert after.fit.parameters.tolist() != before.fit.parameters.tolist()
 
