@@ -12,6 +12,9 @@ from vllm.lora.punica_wrapper import punica_cpu
 Rows = list[tuple[int, torch.Tensor | None]]
 """(adapter, its rows); none stands for all rows of the batch."""
 
+Slices = tuple[torch.Tensor, ...]
+"""vLLM's weights of the slices of a linear layer (as q, k and v), each [adapters, 1, out, in]."""
+
 
 def rows_by_adapter(indices: torch.Tensor) -> Rows:
     """Rows of each adapter in a batch; -1 marks rows without one."""
@@ -22,21 +25,39 @@ def rows_by_adapter(indices: torch.Tensor) -> Rows:
     return [(i, (indices == i).nonzero().flatten()) for i in indices.unique().tolist() if i >= 0]
 
 
-def add_product(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, rows: Rows) -> None:
-    """y += scale * (x A^T) B^T for the rows of each adapter, in place.
+class Factors:
+    """An adapter's two matrices for all slices of a layer: two products then do what two a slice would."""
 
-    Shapes: y [n, out], x [n, in], a [adapters, 1, rank, in], b [adapters, 1, out, rank].
-    """
-    for adapter, selected in rows:
-        down, up = a[adapter, 0], b[adapter, 0]
-        if selected is None:
-            y.addmm_((x @ down.T).to(y.dtype), up.T.to(y.dtype), alpha=scale)
-        else:
-            y.index_add_(0, selected, ((x[selected] @ down.T) @ up.T).to(y.dtype), alpha=scale)
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int], tuple[list[int], torch.Tensor, torch.Tensor]] = {}
+
+    def of(self, a: Slices, b: Slices, adapter: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """[in, slices x rank] and [slices x rank, out], made again whenever vLLM has written to the adapter."""
+        versions = [part._version for part in (*a, *b)]
+        kept = self._kept.get((id(a[0]), adapter))
+        if kept is None or kept[0] != versions:
+            down = torch.cat([part[adapter, 0] for part in a]).T.contiguous()
+            up = torch.block_diag(*(part[adapter, 0] for part in b)).T.contiguous()
+            kept = self._kept[id(a[0]), adapter] = (versions, down, up)
+        return kept[1:]
+
+
+def add_product(
+    y: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float, rows: torch.Tensor | None
+) -> None:
+    """y += scale * (x down) up in place, in all rows or in the chosen ones: [n, out], [n, in], [in, r], [r, out]."""
+    if rows is None:
+        y.addmm_((x @ down).to(y.dtype), up.to(y.dtype), alpha=scale)
+    else:
+        y.index_add_(0, rows, ((x[rows] @ down) @ up).to(y.dtype), alpha=scale)
 
 
 class MatrixProductLora(punica_cpu.PunicaWrapperCPU):
-    """vLLM's LoRA layer arithmetic, one matrix product an adapter."""
+    """vLLM's LoRA layer arithmetic, as products of whole matrices."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._factors = Factors()
 
     def update_metadata(self, *arguments: Any, **options: Any) -> None:
         """Called by vLLM before every forward pass: which token has which adapter."""
@@ -48,18 +69,16 @@ class MatrixProductLora(punica_cpu.PunicaWrapperCPU):
         self,
         y: torch.Tensor,
         x: torch.Tensor,
-        lora_a_stacked: tuple[torch.Tensor, ...],
-        lora_b_stacked: tuple[torch.Tensor, ...],
+        lora_a_stacked: Slices,
+        lora_b_stacked: Slices,
         scale: float,
         output_slices: tuple[int, ...],
         **options: Any,
     ) -> None:
-        """Add the adapters' part of a linear layer whose output consists of slices (as q, k and v)."""
+        """Add the adapters' part of a linear layer whose output consists of slices."""
         outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-        start = 0
-        for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-            add_product(outputs[:, start : start + width], inputs, a, b, scale, self._token_rows)
-            start += width
+        for adapter, rows in self._token_rows:
+            add_product(outputs, inputs, *self._factors.of(lora_a_stacked, lora_b_stacked, adapter), scale, rows)
 
     def add_lora_logits(
         self,
@@ -71,9 +90,11 @@ class MatrixProductLora(punica_cpu.PunicaWrapperCPU):
         **options: Any,
     ) -> None:
         """Add the adapters' part of the output head, where an adapter has one."""
-        rows = [(adapter, selected) for adapter, selected in self._sampler_rows if bool(lora_a_stacked[adapter].any())]
-        outputs = y.view(-1, y.shape[-1])
-        add_product(outputs, x.view(-1, x.shape[-1]), lora_a_stacked, lora_b_stacked, scale, rows)
+        outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        for adapter, rows in self._sampler_rows:
+            if bool(lora_a_stacked[adapter].any()):
+                factors = self._factors.of((lora_a_stacked,), (lora_b_stacked,), adapter)
+                add_product(outputs, inputs, *factors, scale, rows)
 
 
 def install() -> None:
