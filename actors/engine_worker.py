@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
 if current_platform.is_cpu():
-    from actors import lora_cpu, sampling_cpu
+    from actors import lora_cpu, norm_cpu, sampling_cpu
 
     lora_cpu.install()
+    norm_cpu.install()
     sampling_cpu.install()
 
 
