@@ -30,6 +30,7 @@ class Policy:
         self._folder = folder
         self.device = device
         self.dtype = DTYPES[config.model.dtype]
+        self._half = config.learner.autocast and self.dtype != torch.float32
         allowed = config.rollout.allowed_tokens
         self._allowed = None if allowed is None else torch.tensor(sorted(allowed), device=device)
         torch.manual_seed(config.seed)
@@ -144,6 +145,7 @@ class Policy:
 
     def _adapt(self) -> Any:
         from peft import LoraConfig, get_peft_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         lora = self._config.learner.lora
         targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
@@ -154,7 +156,13 @@ class Policy:
             target_modules=targets,
             task_type="CAUSAL_LM",
         )
-        return get_peft_model(self.model, adapter)
+        adapted = get_peft_model(self.model, adapter)
+        if self._half:
+            for module in adapted.modules():
+                if isinstance(module, BaseTunerLayer):
+                    # A product's input would be cast to float32, and by autocast back to what it was.
+                    module.cast_input_dtype_enabled = False
+        return adapted
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -166,8 +174,7 @@ class Policy:
                     yield self.model
 
     def _autocast(self) -> torch.autocast:
-        enabled = self._config.learner.autocast and self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self._half)
 
     def _hidden(self, model: Any, layout: Layout) -> torch.Tensor:
         """Last hidden states of a packed row, [T, d]."""

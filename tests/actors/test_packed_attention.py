@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.packed_attention import NAME, attend_in_blocks, inputs_of
+from actors.packed_attention import NAME, attend_in_blocks, inputs_of, packed_attention
 from algorithms.layout import pack_groups
 from tests.algorithms.test_layout import GROUPS, SAME_START, Groups, separate
 from tests.tiny import make_model
@@ -76,3 +76,16 @@ def test_without_blocks_it_is_the_usual_attention(models: tuple[Any, Any]) -> No
     with torch.no_grad():
         left, right = (model(ids, attention_mask=mask).logits for model in models)
     torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def test_in_bfloat16_it_is_computed_in_float32(models: tuple[Any, Any]) -> None:
+    """Under autocast too, which would bring everything back to bfloat16."""
+    heads, tokens, width = 2, 6, 16
+    query, key, value = (torch.randn(1, heads, tokens, width, dtype=torch.bfloat16) for _ in range(3))
+    module = models[0].base_model.layers[0].self_attn
+    blocks = [(slice(0, 4), None), (slice(4, 6), None)]
+    options: dict[str, Any] = {"blocks": blocks, "scaling": width**-0.5}
+    wide, _ = packed_attention(module, query.float(), key.float(), value.float(), None, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = packed_attention(module, query, key, value, None, **options)
+    assert torch.equal(found, wide.to(torch.bfloat16))

@@ -143,6 +143,25 @@ def test_autocast_computes_products_in_the_models_format(folder: Path) -> None:
     torch.testing.assert_close(exact, rounded, atol=0.3, rtol=0)
 
 
+def test_an_adapters_products_take_their_input_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost by it under autocast; without, peft has to bring the input to the adapter's own format."""
+    from peft.tuners.lora import Linear
+
+    layout, seen = pack_groups(ROWS, True), []
+    for autocast in (True, False):
+        found = policy(folder, model__dtype="bfloat16", learner__method="lora", learner__autocast=autocast)
+        move(found)
+        layers = [module for module in found.model.modules() if isinstance(module, Linear)]
+        handles = [m.lora_A["default"].register_forward_pre_hook(lambda _, x: seen.append(x[0].dtype)) for m in layers]
+        cast_once = found.sequence_logprobs(layout)
+        assert set(seen) == {torch.bfloat16 if autocast else torch.float32}
+        seen.clear()
+        for module, handle in zip(layers, handles, strict=True):
+            monkeypatch.setattr(module, "cast_input_dtype_enabled", True)
+            handle.remove()
+        assert torch.equal(found.sequence_logprobs(layout), cast_once)
+
+
 def test_published_tensors_are_a_snapshot(folder: Path) -> None:
     for method in ("full", "lora"):
         found = policy(folder, learner__method=method)
