@@ -35,7 +35,7 @@ LEARNING_RATE, BETA = 3e-4, 0.1
 
 OURS: dict[str, Any] = {
     "objective": {"options": {"candidates": 2, "beta": BETA}},
-    "rollout": {"max_running": (ETA + 1) * BATCH, "max_sequences": 80, "kv_cache_gib": 0.5},
+    "rollout": {"max_sequences": 80, "kv_cache_gib": 0.5},
     "scoring": {"panel": [JUDGE]},
 }
 LEARNER = {"learning_rate": LEARNING_RATE, "betas": (0.9, 0.999), "token_budget": 1024}
@@ -99,14 +99,15 @@ def completions_per_second(lines: list[dict[str, Any]]) -> float:
     return float(steps[0]["completions"] / statistics.median(line["seconds"] for line in steps))
 
 
-def config_of(model: str, lora: bool, steps: int, changes: dict[str, Any]) -> AlignConfig:
-    """The run that is compared with TRL's."""
+def config_of(model: str, lora: bool, steps: int, changes: dict[str, Any], eta: int = ETA) -> AlignConfig:
+    """The run that is compared with TRL's, its completions at most `eta` versions old."""
     adapter = {"method": "lora", "lora": {"rank": 16, "alpha": 32}, "workers": 2, "cpus": 0.5}
     method = adapter if lora else {"method": "full"}
     tree = {
         **OURS,
         "model": {"dtype": "bfloat16" if lora else "float32"},
-        "loop": {"steps": steps, "batch": BATCH, "eta": ETA},
+        "loop": {"steps": steps, "batch": BATCH, "eta": eta},
+        "rollout": {**OURS["rollout"], "max_running": (eta + 1) * BATCH},
         "learner": {**LEARNER, **method},
     }
     return configuration(model, tree | changes)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.examples import TREE, tree
@@ -40,6 +41,24 @@ def test_the_smallest_tree_is_completed_with_defaults(file: Path) -> None:
 def test_a_resolved_tree_gives_the_same_configuration_again() -> None:
     config = parse_config(TREE)
     assert parse_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("able", "gpu", "expected"),
+    [
+        ({"amx_bf16": True}, False, "bfloat16"),
+        ({"avx512_bf16": True, "amx_bf16": False}, False, "bfloat16"),
+        ({"avx512_f": True, "amx_bf16": False}, False, "float32"),
+        ({}, True, "bfloat16"),
+    ],
+)
+def test_auto_is_the_format_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], gpu: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert parse_config(tree(model__dtype="auto")).model.dtype == expected
+    assert parse_config(tree(model__dtype="float16")).model.dtype == "float16"
 
 
 def test_every_configuration_of_the_repository_is_valid() -> None:
