@@ -1,12 +1,27 @@
 """What every configuration is built from."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def native_format(name: Any) -> Any:
+    """`auto` as the number format that this machine multiplies fastest in; other names as they are."""
+    if name != "auto":
+        return name
+    import torch
+
+    processor = torch.cpu.get_capabilities()
+    fast = torch.cuda.is_available() or processor.get("amx_bf16") or processor.get("avx512_bf16")
+    return "bfloat16" if fast else "float32"
+
+
+NumberFormat = Annotated[Literal["float32", "bfloat16", "float16"], BeforeValidator(native_format)]
+"""`auto` is also understood: `native_format` of the machine that reads the configuration, which is what is kept."""
 
 
 class Component(BaseModel):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from actors.component import Component as Component
-from actors.component import Decay, EndpointConfig, Seconds
+from actors.component import Decay, EndpointConfig, NumberFormat, Seconds
 from actors.component import Share as Share
 from actors.scorers.config import JudgeConfig as JudgeConfig
 from actors.scorers.config import ScoringConfig as ScoringConfig
@@ -21,8 +21,9 @@ class ModelConfig(Component):
 
     name: str
     """A Hugging Face folder or id, or `smollm2-135m-instruct`, which ships with the requirements."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Number format of the weights in the engines, and of the frozen weights in the learner."""
+    dtype: NumberFormat = "bfloat16"
+    """Number format of the weights in the engines, and of the frozen weights in the learner; `auto` chooses bfloat16 where
+    the machine that starts the run has a GPU or multiplies in that format (AMX, AVX-512 BF16), and float32 elsewhere."""
     context: int = Field(default=1024, ge=16)
     """Longest prompt plus completion, in tokens."""
     trust_remote_code: bool = False

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from actors.component import Component, Decay, Seconds, Share
+from actors.component import Component, Decay, NumberFormat, Seconds, Share
 from actors.config import LoraConfig
 from actors.preference_inputs import Side
 
@@ -24,7 +24,7 @@ class PreferenceBaseConfig(Component):
 
     name: str
     """A Hugging Face folder or id, or `smollm2-135m-instruct`, which ships with the requirements."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: NumberFormat = "bfloat16"
     """Number format of frozen weights, and of what is saved but the head, which is float32."""
     template: str | None = None
     """A text with {prompt} and {response}, or {prompt}, {first} and {second}; none: the tokenizer's chat template."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from actors.component import Component, Seconds
+from actors.component import Component, NumberFormat, Seconds
 from serving.prompts import check_template
 
 Template = Literal["paper", "simpo", "dpa", "steerlm", "spoken"]
@@ -40,7 +40,7 @@ class Limits(Component):
 class Engine(Component):
     """One vLLM engine, which is one replica of the policy."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: NumberFormat = "bfloat16"
     context: int = Field(default=2048, ge=16)
     """Longest prompt plus answer, in tokens."""
     max_sequences: int = Field(default=64, ge=1)

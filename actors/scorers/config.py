@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from actors.component import Component, EndpointConfig, Seconds, Share
+from actors.component import Component, EndpointConfig, NumberFormat, Seconds, Share
 from algorithms.comparisons import PairPlan
 from algorithms.reward_weights import Squash
 
@@ -57,7 +57,7 @@ class ModelScorerConfig(Choice):
     """Longest input in tokens; none: as many as the model has positions."""
     truncation_side: Literal["left", "right"] | None = None
     """Where an input that is longer is cut, and counted; none: as its folder says, otherwise its group is rejected."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: NumberFormat = "float32"
     token_budget: int = Field(default=4096, ge=1)
     """Tokens of one forward pass, padding included."""
     trust_remote_code: bool = False
@@ -68,7 +68,7 @@ class JudgeEngineConfig(Choice):
 
     context: int = Field(default=4096, ge=16)
     """Longest question with its answer, in tokens."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: NumberFormat = "bfloat16"
     gpus: int = Field(default=0, ge=0)
     """GPUs that the model is split over; `scoring.gpus` asks for them. 0 on CPU."""
     max_sequences: int = Field(default=128, ge=1)
