@@ -22,8 +22,8 @@ class ModelConfig(Component):
     name: str
     """A Hugging Face folder or id, or `smollm2-135m-instruct`, which ships with the requirements."""
     dtype: NumberFormat = "bfloat16"
-    """Number format of the weights in the engines, and of the frozen weights in the learner; `auto` chooses bfloat16 where
-    the machine that starts the run has a GPU or multiplies in that format (AMX, AVX-512 BF16), and float32 elsewhere."""
+    """Number format of the weights in the engines, and of the frozen weights in the learner. `auto` chooses bfloat16 if
+    the machine that starts the run has a GPU or multiplies in that format (AMX, AVX-512 BF16), and float32 if not."""
     context: int = Field(default=1024, ge=16)
     """Longest prompt plus completion, in tokens."""
     trust_remote_code: bool = False
