@@ -17,7 +17,7 @@ help: ## List the targets
 setup: ## Make .venv from the pinned files; DEVICE=cpu or gpu overrides what the machine has, PYTHON names a Python 3.11
 	@PYTHON="$(PYTHON)" requirements/install.sh $(DEVICE)
 
-demo: setup ## Align a small language model with a panel of judges, in ten minutes on two cores
+demo: setup ## Align a small language model with a panel of judges, in five to ten minutes on two cores
 	@$(python) -m workflows.align --config configs/demo.yaml $(ARGS)
 
 test: setup ## Run the tests; ARGS="-m 'not slow'" leaves out those with an engine
