@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 from vllm.platforms import current_platform
 
-from actors.publication import verify_checksums
-
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
@@ -55,8 +53,8 @@ class WeightLoader:
     model_runner: Any
     model_config: "ModelConfig"
 
-    def load_published(self, path: str, version: int, checksums: dict[str, int]) -> None:
-        """Replace all weights by those in the safetensors file at `path`, after proving their checksums.
+    def load_published(self, path: str) -> None:
+        """Replace all weights by those in the safetensors file at `path`, whose checksums were proved.
 
         The layer-wise reload is needed because vLLM re-packs linear weights for the device when it loads them: a
         plain `load_weights` finds empty parameters.
@@ -66,9 +64,7 @@ class WeightLoader:
             initialize_layerwise_reload,
         )
 
-        tensors = safetensors.torch.load_file(path)
-        verify_checksums(version, tensors, checksums)
         model = self.model_runner.get_model()
         initialize_layerwise_reload(model)
-        model.load_weights(tensors.items())
+        model.load_weights(safetensors.torch.load_file(path).items())
         finalize_layerwise_reload(model, self.model_runner.model_config)

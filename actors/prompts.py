@@ -112,7 +112,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise PromptError(f"{where} is no JSON: {error.msg} at column {error.colno}") from error
+        raise PromptError(f"{where} is no JSON: {error.msg.removesuffix(' at')} at column {error.colno}") from error
     if not isinstance(row, dict):
         raise PromptError(f'{where} is a JSON {type(row).__name__}; a line looks like {{"prompt": "..."}}')
     return row

@@ -7,6 +7,7 @@ tensors had those checksums and its own canary log-probabilities agree with the 
 
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,6 +113,11 @@ def verify_checksums(version: int, tensors: dict[str, torch.Tensor], expected: d
                 f"version {version}: checksum of {name} is {found:#010x} in the engine, "
                 f"{expected[name]:#010x} in the learner"
             )
+
+
+def verify_file(version: int, file: Path, expected: dict[str, int]) -> None:
+    """`verify_checksums` of the tensors in a safetensors file."""
+    verify_checksums(version, safetensors.torch.load_file(file), expected)
 
 
 def verify_canaries(

@@ -29,7 +29,7 @@ from actors.publication import (
     Publication,
     build_transport,
     verify_canaries,
-    verify_checksums,
+    verify_file,
 )
 from actors.records import (
     Candidate,
@@ -207,8 +207,7 @@ class RolloutEngine:
 
     async def _install(self, publication: Publication, folder: Path) -> None:
         if publication.adapter_config is None:
-            arguments = (str(folder / "model.safetensors"), publication.version, publication.checksums)
-            await self._engine.collective_rpc("load_published", args=arguments)
+            await self._engine.collective_rpc("load_published", args=(str(folder / "model.safetensors"),))
         else:
             await self._engine.add_lora(self._adapter(publication.policy, folder))
 
@@ -218,18 +217,15 @@ class RolloutEngine:
         return verify_canaries(publication, tuple(found), tolerance)
 
     def _unpack(self, publication: Publication) -> Path:
-        import safetensors.torch
-
         folder = self._scratch / f"{publication.policy}-{publication.version}"
         folder.mkdir(exist_ok=True)
         payload = self._transport.receive(publication.payload)
-        if publication.adapter_config is None:
-            payload.tofile(folder / "model.safetensors")
-        else:
+        file = folder / "model.safetensors"
+        if publication.adapter_config is not None:
             (folder / "adapter_config.json").write_text(publication.adapter_config)
             file = folder / "adapter_model.safetensors"
-            payload.tofile(file)
-            verify_checksums(publication.version, safetensors.torch.load_file(file), publication.checksums)
+        payload.tofile(file)
+        verify_file(publication.version, file, publication.checksums)
         return folder
 
     def _adapter(self, policy: str, folder: Path | None = None) -> Any:

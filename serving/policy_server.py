@@ -24,7 +24,14 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
 from actors.config import PublicationConfig
-from actors.publication import ENGINE_TOKENS, Canary, Publication, PublicationError, verify_canaries
+from actors.publication import (
+    ENGINE_TOKENS,
+    Canary,
+    Publication,
+    PublicationError,
+    verify_canaries,
+    verify_file,
+)
 from serving import proof, proved
 from serving.gate import Gate
 from serving.policy_engine import PolicyEngine
@@ -217,8 +224,9 @@ class PolicyServer(LLMServer):
             raise
 
     async def _replace(self, publication: Publication) -> None:
-        arguments = (publication.payload, publication.version, publication.checksums)
-        await self.collective_rpc("load_published", args=arguments)
+        file = Path(publication.payload)
+        await asyncio.to_thread(verify_file, publication.version, file, publication.checksums)
+        await self.collective_rpc("load_published", args=(str(file),))
         # Keys and values that the old weights computed are no prefix of anything now.
         await self.reset_prefix_cache()
         found = [await self._next_tokens(canary) for canary in publication.canaries]

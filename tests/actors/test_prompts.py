@@ -129,10 +129,12 @@ def test_a_bad_row_is_refused_with_its_line(file: Path, row: object, message: st
     assert f"line 2 of {str(file)!r}" in text
 
 
-@pytest.mark.parametrize("line", ['{"prompt": "Why?"', "prompt: Why?", "{'prompt': 'Why?'}", "NaN,"])
+@pytest.mark.parametrize("line", ['{"prompt": "Why?"', "prompt: Why?", "{'prompt': 'Why?'}", "NaN,", '{"prompt": "Why'])
 def test_a_broken_json_line_is_refused_with_its_number(file: Path, line: str) -> None:
     file.write_text(f'{{"prompt": "One?"}}\n{{"prompt": "Two?"}}\n{line}\n')
-    assert f"line 3 of {str(file)!r} is no JSON" in refusal(file)
+    message = refusal(file)
+    assert f"line 3 of {str(file)!r} is no JSON" in message
+    assert "at at" not in message
 
 
 @pytest.mark.parametrize(
