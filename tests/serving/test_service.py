@@ -4,8 +4,6 @@ One service for all of these tests, in processes of its own; they run in order, 
 """
 
 import asyncio
-import contextlib
-import json
 import math
 import re
 import shutil
@@ -13,10 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,60 +28,29 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving import http
-from serving.keys import make_key
+from tests.serving.running import (
+    KEY,
+    LINE,
+    RUNNING,
+    SECONDS,
+    TEXT,
+    Running,
+    body,
+    engines,
+    ingresses,
+    is_policy,
+    load,
+    memory,
+    titles,
+)
 from tests.serving.runs import checkpoint, make_run
 from tests.tiny import make_model, make_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-KEY, LINE = make_key("tests")
-RUNNING = 24
-SECONDS = 120.0
-"""For what takes some seconds on a machine that does nothing else."""
-TEXT: Any = [{"role": "user", "content": "Say something."}]
 LONG = [{"role": "user", "content": "x" * 400}]
 PROMPT_TOKENS = 240
 SELECTION = {"method": "rps", "k": 3, "return_candidates": True}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """A running service: its address, the link that names its policy, what it says, and its first process."""
-
-    url: str
-    link: Path
-    log: Path
-    process: int
-
-    def get(self, path: str) -> httpx.Response:
-        """A request with the key."""
-        return httpx.get(self.url + path, headers={"authorization": f"Bearer {KEY}"}, timeout=30)
-
-    def status(self) -> dict[str, Any]:
-        """What `/ready` says; until the application is there, Serve itself answers, and not in JSON."""
-        try:
-            found: dict[str, Any] = self.get("/ready").json()
-        except (httpx.HTTPError, ValueError):
-            return {"ready": False, "version": None, "refused": None, "running": None}
-        return found
-
-    def wait(self, until: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
-        """The status once it is so."""
-        deadline = time.monotonic() + seconds
-        while not until(found := self.status()):
-            assert time.monotonic() < deadline, f"after {seconds} s the service says {found}"
-            time.sleep(0.2)
-        return found
-
-    def point_to(self, folder: Path) -> None:
-        """Let the policy's name stand for another folder, at once."""
-        new = self.link.with_name("next")
-        new.symlink_to(folder)
-        new.rename(self.link)
-
-    def client(self) -> openai.OpenAI:
-        """OpenAI's client, which tries nothing again, so that every failure shows."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -234,20 +202,6 @@ def test_generation_ends_when_the_client_leaves(service: Running) -> None:
     assert seconds(leave=True) < seconds(leave=False) / 2
 
 
-async def load(service: Running, clients: int, work: Callable[[httpx.AsyncClient, int], Any]) -> list[Any]:
-    """What `work` returns for each of so many clients at once."""
-    headers = {"authorization": f"Bearer {KEY}"}
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=300, limits=limits) as asking:
-        return list(await asyncio.gather(*(work(asking, i) for i in range(clients))))
-
-
-def body(number: int, **more: Any) -> dict[str, Any]:
-    """A greedy request whose answer follows from the number and the weights."""
-    message = {"role": "user", "content": f"Number {number}."}
-    return {"model": "policy", "messages": [message], "max_tokens": 16, "temperature": 0} | more
-
-
 def test_many_clients_lose_nothing_and_too_many_are_shed(service: Running) -> None:
     async def ask(asking: httpx.AsyncClient, number: int) -> tuple[int, int, Any]:
         answer = await asking.post("/v1/chat/completions", json=body(number % 10))
@@ -368,12 +322,6 @@ def test_nothing_that_the_document_allows_is_a_fault_or_hangs(service: Running, 
     ask_once(service)
 
 
-def memory(service: Running) -> int:
-    """Bytes that the replica of the policy and its engine hold."""
-    replicas = [child for child in psutil.Process(service.process).children(recursive=True) if is_policy(child)]
-    return sum(p.memory_info().rss for replica in replicas for p in (replica, *replica.children(recursive=True)))
-
-
 def test_on_a_cpu_the_engine_has_no_worker_process_that_it_would_wait_for_by_spinning(service: Running) -> None:
     assert engines(service) == 1
     assert not [title for title in titles(service) if "VLLM::Worker" in title]
@@ -432,46 +380,30 @@ def test_a_killed_replica_comes_back_and_no_request_hangs(service: Running) -> N
 def test_replicas_are_added_under_load_and_removed_after_it(service: Running) -> None:
     """Of the policy, and of the ingress in front of it; meanwhile every request is answered, by the same weights."""
     seen: set[tuple[int, str]] = set()
-    until = time.monotonic() + 2 * SECONDS
+    deadline, watched = time.monotonic() + 2 * SECONDS, threading.Event()
+
+    def added() -> bool:
+        """Beside the clients, and not often: they would be little load if they had to wait for it."""
+        try:
+            while not (found := min(engines(service), ingresses(service)) > 1) and time.monotonic() < deadline:
+                time.sleep(1.0)
+            return found
+        finally:
+            watched.set()
 
     async def ask(asking: httpx.AsyncClient, number: int) -> None:
-        while min(engines(service), ingresses(service)) < 2:
-            assert time.monotonic() < until, "no replica was added"
+        while not watched.is_set():
             answer = await asking.post("/v1/chat/completions", json=body(number, max_tokens=100, ignore_eos=True))
             assert answer.status_code == 200, answer.text
             seen.add((number, answer.json()["choices"][0]["message"]["content"]))
 
-    asyncio.run(load(service, RUNNING - 2, ask))
+    with ThreadPoolExecutor() as beside:
+        watching = beside.submit(added)
+        asyncio.run(load(service, RUNNING - 2, ask))
+    assert watching.result(), "no replica was added"
     assert len(seen) == RUNNING - 2
-    until = time.monotonic() + 2 * SECONDS
+    deadline = time.monotonic() + 2 * SECONDS
     while max(engines(service), ingresses(service)) > 1:
-        assert time.monotonic() < until, "no replica was removed"
+        assert time.monotonic() < deadline, "no replica was removed"
         assert ask_once(service)
         time.sleep(1.0)
-
-
-def engines(service: Running) -> int:
-    """How many engines of the policy run."""
-    return sum("VLLM::EngineCore" in title for title in titles(service))
-
-
-def ingresses(service: Running) -> int:
-    """How many replicas of the ingress run."""
-    return sum("ServeReplica:nashloop:Ingress" in title for title in titles(service))
-
-
-def titles(service: Running) -> list[str]:
-    """What the processes of the service call themselves; those that end meanwhile are gone."""
-    found = []
-    for process in psutil.Process(service.process).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            found.append(" ".join(process.cmdline()))
-    return found
-
-
-def is_policy(process: psutil.Process) -> bool:
-    """Whether a process is a replica of the policy."""
-    try:
-        return json.dumps(process.cmdline()).count("ServeReplica:nashloop:Policy") > 0
-    except psutil.Error:
-        return False
