@@ -6,6 +6,7 @@ groups are issued again, as the same groups. No text and no token passes through
 """
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -263,10 +264,7 @@ class Conductor:
         try:
             await self._buffer.trained.remote(version)
         except OSError as error:
-            await self._fail(
-                f"writing the experience of version {version} failed: {cause_of(error)}; the groups are kept "
-                "in memory and the last checkpoint is whole: free some space and start the run again"
-            )
+            await self._fail(f"writing the experience of version {version} failed: {cause_of(error)}")
 
     # ---- one group ------------------------------------------------------------------------------------------
 
@@ -399,6 +397,7 @@ class Conductor:
         if self._failure or self._finished.is_set():
             return
         self._failure = reason
-        self._record.event("failed", reason=reason)
         self._finished.set()
+        with contextlib.suppress(OSError):  # a disk that is full can't be told so
+            self._record.event("failed", reason=reason)
         await self._buffer.stop.remote(reason)

@@ -2,10 +2,14 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+LONGEST_LINE = 2**20
+"""Bytes."""
 
 
 class Journal:
@@ -16,7 +20,9 @@ class Journal:
 
         self._metrics_path = Path(folder) / "metrics.jsonl"
         self._canaries_path = Path(folder) / "canaries.jsonl"
-        self._events = (Path(folder) / "events.jsonl").open("a", encoding="utf-8", buffering=1)
+        events = Path(folder) / "events.jsonl"
+        _drop_cut_line(events)
+        self._events = events.open("a", encoding="utf-8", buffering=1)
         self._metrics = self._metrics_path.open("a", encoding="utf-8")
         self._board = SummaryWriter(logdir=str(Path(folder) / "tensorboard"))
 
@@ -58,6 +64,16 @@ class Journal:
         self._events.close()
         self._metrics.close()
         self._board.close()
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Forget a last line that is not whole: the run was killed, or its disk was full."""
+    if path.exists():
+        with path.open("rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - LONGEST_LINE))
+            tail = file.read()
+            file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
 
 
 def _keep_until(path: Path, version: int) -> None:

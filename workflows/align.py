@@ -122,8 +122,8 @@ def align(
         directory.write_lines("samples.jsonl", _samples(result["comparisons"]))
         directory.write_json("summary.json", summary)
         write_report(directory.path)
-    if result["failure"]:
-        raise RunFailed(f"{result['failure']}\nThe run directory {directory.path} is whole; the same command resumes.")
+        if reason := result["failure"]:
+            raise RunFailed(f"{reason}\nThe run directory {directory.path} is whole; the same command resumes.")
     return summary
 
 

@@ -1,6 +1,7 @@
 """Ray Train as every workflow starts it: a trainer that keeps its checkpoints in a run directory, and its thread."""
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray.train
+from ray.exceptions import RayTaskError
 from ray.train.constants import RAY_CHDIR_TO_TRIAL_DIR
 from ray.train.torch import TorchTrainer
 from rich.console import Console
@@ -19,6 +21,7 @@ from workflows.progress import QUIET_SECONDS
 from workflows.run_directory import Named, RunDirectory
 
 POLL_SECONDS = 0.5
+FULL = os.strerror(errno.ENOSPC)
 
 
 class RunFailed(RuntimeError):
@@ -29,13 +32,21 @@ class RunFailed(RuntimeError):
 def unfinished(config: Named) -> Iterator[RunDirectory]:
     """The run directory of a run that is to be started or gone on with; no other driver may use it meanwhile.
 
-    Raises: `RunFailed` when the run in it is finished; `RunDirectoryError` when it can't be used.
+    Raises: `RunFailed` when the run in it is finished, or a disk is full, whoever found that; `RunDirectoryError` when
+    it can't be used.
     """
     directory = RunDirectory(config).open()
     try:
         if directory.finished:
             raise RunFailed(f"the run in {directory.path} is finished; choose another name (--set name=...)")
         yield directory
+    except (OSError, RayTaskError, RunFailed) as error:
+        if FULL not in str(error):
+            raise
+        raise RunFailed(
+            f"a disk is full ({FULL}): make room where {directory.path} and the temporary files lie, and start the run "
+            "again; it goes on from its last checkpoint"
+        ) from error
     finally:
         directory.close()
 
@@ -65,6 +76,9 @@ def torch_trainer(
     os.environ[RAY_CHDIR_TO_TRIAL_DIR] = "0"
     # It would tell workers that their node is about to go; ours resume from a checkpoint and do not ask.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # A worker may be one report ahead of the controller, which looks every two seconds by default: the updates between
+    # two checkpoints of a small model take less.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     return TorchTrainer(
         loop,
         train_loop_config={**loop_config, "run_directory": str(directory)},
