@@ -4,6 +4,7 @@ DEVICE ?=
 PYTHON ?=
 LOCK_ARGS ?=
 ARGS ?=
+JOBS ?= 2
 
 python := .venv/bin/python
 sources := algorithms actors workflows serving tests benchmarks
@@ -20,8 +21,8 @@ setup: ## Make .venv from the pinned files; DEVICE=cpu or gpu overrides what the
 demo: setup ## Align a small language model with a panel of judges, in five to ten minutes on two cores
 	@$(python) -m workflows.align --config configs/demo.yaml $(ARGS)
 
-test: setup ## Run the tests; ARGS="-m 'not slow'" leaves out those with an engine
-	@$(python) -m pytest tests $(ARGS)
+test: setup ## Run the tests in JOBS=2 processes; ARGS="-m 'not slow'" leaves out those with an engine
+	@$(python) -m pytest tests --numprocesses $(JOBS) --no-loadscope-reorder $(ARGS)
 
 check: setup ## Check format, lint and types; changes nothing
 	$(python) -m ruff format --check $(sources)

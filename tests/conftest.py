@@ -4,13 +4,13 @@ import os
 
 # Before torch is imported: two processes with two threads each are far slower on two cores than with one each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# One process fewer for each run: no node of a test's cluster is taken away with notice.
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 # Ray gives its workers the least priority, which starves them where anything else runs on the same machine.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -24,12 +24,40 @@ HELDOUT = 12
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs no engine runs first, so that most faults show within seconds."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """What needs no engine runs first, so that most faults show within seconds.
+
+    Then the largest parts, so that of several processes none is left alone with one at the end.
+    """
+    sizes = Counter(part_of(item.nodeid) for item in items)
+    items.sort(key=lambda item: (is_slow(item), is_slow(item) and -sizes[part_of(item.nodeid)]))
     for item in items:
         # A run that a test asks for may stand behind others in the queue.
-        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+        if is_slow(item) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of several processes, each takes one part of the tests after the other."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Parts(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return part_of(nodeid)
+
+    return Parts(config, log)
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether it needs an engine."""
+    return item.get_closest_marker("slow") is not None
+
+
+def part_of(test: str) -> str:
+    """The file of a test, or the folder whose files look at the same runs."""
+    file = test.partition("::")[0]
+    folder = file.rpartition("/")[0]
+    return folder if folder.endswith("/shared") else file
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""One Ray cluster for all tests of the loop, and the runs that several of them look at."""
+"""One Ray cluster for all tests of the loop, and what starts runs on it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,7 @@ import pytest
 import ray
 import torch
 
-from actors.rollout import RolloutEngine, engine_environment
-from tests.loop.support import RUNS, Outcome, Runs, wanted
+from tests.loop.support import Runs
 
 CPUS = 12
 """Logical ones: what is tested is the loop, not the speed."""
@@ -43,44 +42,13 @@ def faulty_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def runs(
-    request: pytest.FixtureRequest,
     cluster: str,
     tiny_model: Path,
     prompt_files: dict[str, str],
     faulty_files: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Runs]:
-    """Starts runs; those that the selected tests need are begun at once, in the order of the tests."""
     torch.set_num_threads(1)
     started = Runs(tmp_path_factory.mktemp("runs"), tiny_model, prompt_files | faulty_files)
-    fixtures = (name for item in request.session.items for name in getattr(item, "fixturenames", ()))
-    for name in wanted(fixtures):
-        started.start(name, **RUNS[name])
     yield started
     started.close()
-
-
-@pytest.fixture(scope="session")
-def engine(runs: Runs) -> Iterator[Any]:
-    """A rollout engine outside any run, configured as that of the run `synchronous`."""
-    config = runs.config("synchronous")
-    options = ray.remote(RolloutEngine).options(
-        num_cpus=1, max_concurrency=1000, runtime_env={"env_vars": engine_environment(config)}
-    )
-    actor: Any = options.remote("engine-alone", config)
-    ray.get(actor.start.remote(), timeout=config.deadlines.start)
-    yield actor
-    ray.get(actor.stop.remote(), timeout=30)
-    ray.kill(actor)
-
-
-def _shared(name: str) -> Callable[..., Any]:
-    def run(runs: Runs) -> Outcome:
-        return runs.shared(name)
-
-    run.__doc__ = f"The run `{name}`, ended."
-    return pytest.fixture(scope="session", name=name)(run)
-
-
-for _name in RUNS:
-    globals()[_name] = _shared(_name)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,8 +20,8 @@ from actors.config import AlignConfig
 from actors.records import SCHEMA, Group, from_arrow
 from workflows.align import align
 
-TOGETHER = 2
-"""Runs at once: most of a short run is imports, which leave one of two cores idle."""
+TOGETHER = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+"""Runs at once: most of a short run is imports, which leave one of two cores idle to another process of the tests."""
 
 BASE: dict[str, Any] = {
     "model": {"dtype": "float32", "context": 128},

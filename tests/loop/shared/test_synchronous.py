@@ -16,8 +16,8 @@ from actors.records import Group, GroupRequest, Part, Sampling, derive_seed, fro
 from actors.scorer import Panel, prompt_text
 from actors.work import alone
 from algorithms.prompt_order import prompt_at
+from tests.loop.shared.test_publication import publication
 from tests.loop.support import Outcome, Runs, load_weights, same_weights
-from tests.loop.test_publication import publication
 from workflows.config import objective_of
 from workflows.preflight import Inputs, check_inputs
 

@@ -16,7 +16,7 @@ from workflows.training import RunFailed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SLOW: dict[str, Any] = {"scoring": {"panel": ["tests.judges:slow_ascii_share"]}}
 
 
