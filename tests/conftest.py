@@ -26,9 +26,11 @@ HELDOUT = 12
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs no engine runs first, so that most faults show within seconds.
 
-    Then the largest parts, so that of several processes none is left alone with one at the end.
+    Then the longest texts, so that of several processes none is left alone with much at the end.
     """
-    sizes = Counter(part_of(item.nodeid) for item in items)
+    sizes: Counter[str] = Counter()
+    for path, part in {item.path: part_of(item.nodeid) for item in items}.items():
+        sizes[part] += path.stat().st_size
     items.sort(key=lambda item: (is_slow(item), is_slow(item) and -sizes[part_of(item.nodeid)]))
     for item in items:
         # A run that a test asks for may stand behind others in the queue.

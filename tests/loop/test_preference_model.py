@@ -19,7 +19,7 @@ from actors.reward_models import RewardModel, load_preference_model
 from tests.loop.support import Runs, until
 from workflows.preference_model.__main__ import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,7 +117,7 @@ def kill_within_the_second_member(config: PreferenceModelConfig, cluster: str, f
     command = [sys.executable, "-m", "workflows.preference_model", "--config", str(path), "--address", cluster]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
-        until(lambda: metrics.exists() and '"member": 1, "step": 6' in metrics.read_text(), 240, "the second member")
+        until(lambda: metrics.exists() and '"member": 1, "step": 6' in metrics.read_text(), 400, "the second member")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)

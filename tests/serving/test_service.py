@@ -46,7 +46,7 @@ from tests.serving.running import (
 from tests.serving.runs import checkpoint, make_run
 from tests.tiny import make_model, make_tokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LONG = [{"role": "user", "content": "x" * 400}]
 PROMPT_TOKENS = 240
