@@ -97,7 +97,7 @@ def warnings(run: Run) -> list[str]:
         (clipped > CLIPPED_SHARE, f"{clipped:.0%} of the last gradients were clipped to the norm allowed."),
         (0 < NEAR_BOUND * bound <= stale <= bound, f"Staleness is at its bound, {stale:.3g} of {bound:g}."),
         (abs(mismatch) > MISMATCH_KL, f"Engine and learner disagree by {mismatch:.3g} nats a token."),
-        (exposed > EXPOSED_SHARE, f"The learner waits for publications: {exposed:.0%} of a step."),
+        (exposed > EXPOSED_SHARE, f"Publications hold up the learner and the engines: {exposed:.0%} of a step."),
         (fell, f"The win rate fell: {best:.2f} at its best, {mean or 0.0:.2f} at the end."),
         (bool(against), f"The gain goes against {', '.join(against)}: below 0.45 when asked alone."),
         (broken > 0, f"The loss of {broken} of {len(run.steps)} steps is missing or not finite."),

@@ -367,7 +367,7 @@ def test_deaths_are_counted_from_the_events(tmp_path: Path) -> None:
         ("Many groups were rejected", {}, {"ledger": {"admitted": 100, "rejected": 20}}),
         ("Staleness is at its bound", {}, {"staleness": {"bound": 2, "max": 2, "mean": 1.97}}),
         ("Engine and learner disagree", {}, {"mismatch": {"kl": 0.4, "max_abs_logprob": 3.0}}),
-        ("The learner waits for publications", {}, {"publication": {"exposed_seconds_median": 2.0}}),
+        ("Publications hold up the learner and the engines", {}, {"publication": {"exposed_seconds_median": 2.0}}),
         ("The win rate fell", {}, {"win_rate": {"mean": 0.6, "low": 0.55, "high": 0.65, "n": 96}}),
         ("Entropy collapsed", {"entropy": lambda done: 2.0 - 1.9 * done}, {}),
         ("were cut off at the length limit", {"truncated_share": lambda done: 0.6}, {}),
