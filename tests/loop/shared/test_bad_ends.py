@@ -129,3 +129,19 @@ def test_with_space_the_run_goes_on_where_it_was(full_disk: FullDisk, synchronou
     trained = resumed.trained()
     assert len(trained) == len({group.id for _, group in trained}) == resumed.summary["ledger"]["trained"] == 24
     assert same_weights(resumed.weights(), synchronous.succeeded().weights())
+
+
+def test_a_journal_that_cannot_be_written_ends_the_run(runs: Runs, tmp_path: Path) -> None:
+    """It takes a page of events, which is full before the first batch; everything else has room."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(tmp_path)], check=False).returncode:
+        pytest.skip("mounting a small file system needs more rights")
+    try:
+        folder = runs.folder / "full_journal"
+        folder.mkdir()
+        (folder / "events.jsonl").symlink_to(tmp_path / "events.jsonl")
+        config = runs.config("full_journal", loop={"eta": 4}, deadlines={"batch": 150})
+        outcome = runs.run(config)
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+    assert str(outcome.error).startswith("a disk is full (No space left on device)")
+    assert outcome.seconds < config.deadlines.batch
