@@ -71,6 +71,9 @@ class Diagnostics:
     def close(self, seconds: float) -> None:
         """Wait for a measurement that has begun, at most `seconds`, and measure no more."""
         self._collect(seconds)
+        if self._measuring is not None:
+            version, self._measuring = self._measuring[0], None
+            self._tell(f"version {version} was not measured: that had not ended {seconds:.0f} s after the run")
         self._dismiss()
         self._check(max(self._rows, default=0))
 
