@@ -9,12 +9,14 @@ of the first evaluated version whose win rate reaches 0.70; 64 prompts leave a s
 from typing import Any
 
 from actors.models import resolve_model
+from benchmarks.measure import ratios
 from benchmarks.results import Figure
-from benchmarks.runs import HELDOUT, Run, first_version_reaching, run_loop, seconds_to_version
+from benchmarks.runs import HELDOUT, first_version_reaching, run_loop, seconds_to_version
 from benchmarks.trl import config_of, environment, train_with_trl
 
 TARGET = 0.5
 GOAL = 0.70
+SEEDS = (0, 1)
 HELDOUT_PROMPTS = 64
 EVALUATE_EVERY = 6
 TRAINING_SECONDS = 600
@@ -23,59 +25,62 @@ STEPS = 36
 """Of ours, at most."""
 ETA = 1
 """Of ours."""
-EVALUATION = {
+EVALUATION: dict[str, Any] = {
     "evaluation": {"every": EVALUATE_EVERY, "prompts": HELDOUT_PROMPTS, "final_prompts": HELDOUT_PROMPTS},
     "data": {"heldout": HELDOUT},
 }
 
 
 def run(quick: bool) -> list[Figure]:
-    """TRL until it reaches the goal, ours with evaluations, and ours without up to the version that they found."""
-    model = resolve_model("smollm2-135m-instruct")
-    goal, limit = (0.0, 1) if quick else (GOAL, TRAINING_SECONDS)
-    lines = train_with_trl(
-        environment(), model, True, "--steps", "1000", "--seconds", str(limit), "--goal", str(goal),
-        "--evaluate-every", str(EVALUATE_EVERY), "--heldout-prompts", str(HELDOUT_PROMPTS),
-    )  # fmt: skip
-    evaluations = [line for line in lines if line["kind"] == "evaluation"]
-    reached_after = time_to_goal(evaluations, goal)
-    theirs = evaluations[-1]["training_seconds"] if reached_after is None else reached_after
-    evaluated = run_loop(config_of(model, True, EVALUATE_EVERY if quick else STEPS, EVALUATION, ETA))
-    reached = first_version_reaching(evaluated.evaluations, goal)
-    ours, note = float("inf"), "not reached"
-    if reached is not None:
-        # Beyond it, so that all of it is steady state: a run that ends no longer generates.
-        timed = run_loop(config_of(model, True, reached + ETA + 1, {}, ETA))
-        ours = seconds_to_version(timed.events, reached)
-        note = f"version {reached}; {_beside(evaluated, reached)}"
-    found = f"step {evaluations[-1]['version']}"
+    """For each seed: TRL until it reaches the goal, ours with evaluations, and ours without up to the version found."""
+    model, python, goal = resolve_model("smollm2-135m-instruct"), environment(), 0.0 if quick else GOAL
+    theirs, ours, notes = [], [], []
+    for seed in SEEDS[:1] if quick else SEEDS:
+        lines = train_with_trl(
+            python, model, True, "--steps", "1000", "--seconds", str(1 if quick else TRAINING_SECONDS),
+            "--goal", str(goal), "--evaluate-every", str(EVALUATE_EVERY),
+            "--heldout-prompts", str(HELDOUT_PROMPTS), "--seed", str(seed),
+        )  # fmt: skip
+        evaluations = [line for line in lines if line["kind"] == "evaluation"]
+        reached_after = time_to_goal(evaluations, goal)
+        theirs.append(evaluations[-1]["training_seconds"] if reached_after is None else reached_after)
+        evaluated, seconds = time_of_ours(model, seed, goal, EVALUATE_EVERY if quick else STEPS)
+        ours.append(seconds)
+        at_least = "" if reached_after is not None else " (not reached)"
+        notes.append(f"TRL {_curve(evaluations)}{at_least}; NashLoop {_curve(evaluated)}")
+    name = f"time to win rate {goal:g}"
     return [
+        Figure(name=f"TRL: {name}", values=tuple(theirs), unit="s"),
+        Figure(name=f"NashLoop: {name}", values=tuple(ours), unit="s"),
         Figure(
-            name=f"TRL: time to win rate {goal:g}",
-            values=(theirs,),
-            unit="s",
-            note=f"not reached: at least {theirs:.0f} s" if reached_after is None else found,
-        ),
-        Figure(name=f"NashLoop: time to win rate {goal:g}", values=(ours,), unit="s", note=note),
-        Figure(
-            name=f"time to win rate {goal:g}: NashLoop / TRL",
-            values=(ours / theirs,),
+            name=f"{name}: NashLoop / TRL",
+            values=tuple(ratios(ours, theirs)),
             target=TARGET,
             bound="at most",
-            note=f"{HELDOUT_PROMPTS} held-out prompts, every {EVALUATE_EVERY} steps; win rates "
-            f"TRL {_curve(evaluations)}; NashLoop {_curve(evaluated.evaluations)}",
+            note=f"{HELDOUT_PROMPTS} held-out prompts, every {EVALUATE_EVERY} steps; win rates, a seed after the "
+            f"other: {' | '.join(notes)}",
         ),
     ]
+
+
+def time_of_ours(model: str, seed: int, goal: float, steps: int) -> tuple[list[dict[str, Any]], float]:
+    """Evaluations of a run of so many steps, and seconds to the first that reaches the goal in a run without them.
+
+    They are infinite when none does.
+    """
+    evaluated = run_loop(config_of(model, True, steps, EVALUATION | {"seed": seed}, ETA)).evaluations
+    reached = first_version_reaching(evaluated, goal)
+    if reached is None:
+        return evaluated, float("inf")
+    # Beyond it, so that all of it is steady state: a run that ends no longer generates.
+    timed = run_loop(config_of(model, True, reached + ETA + 1, {"seed": seed}, ETA))
+    return evaluated, seconds_to_version(timed.events, reached)
 
 
 def time_to_goal(evaluations: list[dict[str, Any]], goal: float) -> float | None:
     """Training seconds of the first of TRL's evaluations that reaches the goal; none if none does."""
     reached = [line["training_seconds"] for line in evaluations if line["win_rate"]["mean"] >= goal]
     return min(reached, default=None)
-
-
-def _beside(run: Run, version: int) -> str:
-    return f"{seconds_to_version(run.events, version):.0f} s with the evaluations beside"
 
 
 def _curve(evaluations: list[dict[str, Any]]) -> str:
