@@ -14,6 +14,7 @@ from workflows.config import parse_config
 PROMPTS = "configs/prompts/instructions.jsonl"
 HELDOUT = "configs/prompts/heldout.jsonl"
 JUDGE = "benchmarks.judges:more_vowels"
+REACHED = "the benchmark has what it asked for"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +75,26 @@ def configuration(model: str | Path, overrides: Mapping[str, Any]) -> AlignConfi
     return parse_config(tree)
 
 
-def run_loop(config: AlignConfig) -> Run:
-    """Run `config` in a run directory of its own, which is removed afterwards."""
+def run_loop(config: AlignConfig, goal: float | None = None) -> Run:
+    """Run `config` in a run directory of its own, which is removed afterwards.
+
+    With a `goal` the run ends at the first evaluation whose win rate reaches it.
+    """
     import ray
 
     from workflows.align import align
+    from workflows.training import RunFailed
+
+    def reached(status: Mapping[str, Any]) -> str | None:
+        evaluations = [status["evaluation"]] if status["evaluation"] else []
+        return REACHED if goal is not None and first_version_reaching(evaluations, goal) is not None else None
 
     with tempfile.TemporaryDirectory(prefix="nashloop-benchmark-") as folder:
         try:
-            summary = align(config.model_copy(update={"directory": folder}))
+            align(config.model_copy(update={"directory": folder}), watch=reached)
+        except RunFailed as ended:
+            if REACHED not in str(ended):
+                raise
         finally:
             ray.shutdown()  # nothing of it may run beside the next measurement
         directory = Path(folder) / config.name
@@ -91,7 +103,7 @@ def run_loop(config: AlignConfig) -> Run:
             steps=[line for line in metrics if line["kind"] == "step"],
             evaluations=[line for line in metrics if line["kind"] == "evaluation"],
             events=_lines(directory / "events.jsonl"),
-            summary=summary,
+            summary=json.loads((directory / "summary.json").read_text(encoding="utf-8")),
             diagnostics=_lines(directory / "diagnostics.jsonl"),
         )
 

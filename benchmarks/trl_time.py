@@ -21,8 +21,8 @@ HELDOUT_PROMPTS = 64
 EVALUATE_EVERY = 6
 TRAINING_SECONDS = 600
 """Of TRL, at most."""
-STEPS = 36
-"""Of ours, at most."""
+STEPS = 72
+"""Of ours, at most: what it trains in about that time."""
 ETA = 1
 """Of ours."""
 EVALUATION: dict[str, Any] = {
@@ -64,11 +64,11 @@ def run(quick: bool) -> list[Figure]:
 
 
 def time_of_ours(model: str, seed: int, goal: float, steps: int) -> tuple[list[dict[str, Any]], float]:
-    """Evaluations of a run of so many steps, and seconds to the first that reaches the goal in a run without them.
+    """Evaluations of a run up to the goal, and seconds to that version in a run without them.
 
-    They are infinite when none does.
+    They are infinite when no version reaches it.
     """
-    evaluated = run_loop(config_of(model, True, steps, EVALUATION | {"seed": seed}, ETA)).evaluations
+    evaluated = run_loop(config_of(model, True, steps, EVALUATION | {"seed": seed}, ETA), goal).evaluations
     reached = first_version_reaching(evaluated, goal)
     if reached is None:
         return evaluated, float("inf")
