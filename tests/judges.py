@@ -1,7 +1,10 @@
 """Judges for tests: simple, exact, and some that misbehave on purpose."""
 
 import math
+import os
+import signal
 import time
+from pathlib import Path
 
 
 def ascii_share(prompt: str, first: str, second: str) -> float:
@@ -14,6 +17,15 @@ def slow_ascii_share(prompt: str, first: str, second: str) -> float:
     """The verdict of `ascii_share`, after a while: so that a test can meet a run half-way."""
     time.sleep(0.05)
     return ascii_share(prompt, first, second)
+
+
+def mortal_ascii_share(prompt: str, first: str, second: str) -> float:
+    """`slow_ascii_share`, which a prompt `die FILE` kills in the middle of its work, once: the file remembers it."""
+    fault, _, memory = prompt.partition(" ")
+    if fault == "die" and not Path(memory).exists():
+        Path(memory).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return slow_ascii_share(prompt, first, second)
 
 
 def misbehaving(prompt: str, first: str, second: str) -> float:
