@@ -141,6 +141,8 @@ class RolloutEngine:
             # A killed actor can neither end vLLM's processes nor remove its folder: they see to both, if they live to.
             os.environ["NASHLOOP_ENGINE_OWNER"] = str(os.getpid())
             os.environ["NASHLOOP_ENGINE_SCRATCH"] = str(self._scratch)
+            # vLLM leaves its sockets behind; here they end with the folder.
+            os.environ["VLLM_RPC_BASE_PATH"] = str(self._scratch)
             folder = resolve_model(self._config.model.name)
             self._tokenizer = load_tokenizer(folder)
             arguments = engine_arguments(self._config, folder, self._policies)

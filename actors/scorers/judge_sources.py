@@ -4,6 +4,7 @@ Both give the choice of a chat completion as OpenAI's API has it, so that one re
 """
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from actors.endpoint import CallBudget, Endpoint, EndpointError
 from actors.models import load_tokenizer, require_chat_template, resolve_model
 from actors.scorers.base import Rejection, ScorerError
 from actors.scorers.config import LanguageModelJudgeConfig
+from actors.scratch import make_scratch, scratch_root
 
 ROLE = "judge"
 TOP_LOGPROBS = 5
@@ -113,6 +115,8 @@ class EngineSource:
                 "distributed_executor_backend": UniProcExecutor,
             }
         )
+        # vLLM leaves its sockets behind; here whoever makes the next such folder removes them.
+        os.environ["VLLM_RPC_BASE_PATH"] = str(make_scratch(scratch_root()))
         self._llm = LLM(
             model=folder,
             dtype=engine.dtype,
