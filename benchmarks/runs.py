@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -85,13 +86,9 @@ def run_loop(config: AlignConfig, goal: float | None = None) -> Run:
     from workflows.align import align
     from workflows.training import RunFailed
 
-    def reached(status: Mapping[str, Any]) -> str | None:
-        evaluations = [status["evaluation"]] if status["evaluation"] else []
-        return REACHED if goal is not None and first_version_reaching(evaluations, goal) is not None else None
-
     with tempfile.TemporaryDirectory(prefix="nashloop-benchmark-") as folder:
         try:
-            align(config.model_copy(update={"directory": folder}), watch=reached)
+            align(config.model_copy(update={"directory": folder}), watch=partial(reason_to_end, goal=goal))
         except RunFailed as ended:
             if REACHED not in str(ended):
                 raise
@@ -106,6 +103,12 @@ def run_loop(config: AlignConfig, goal: float | None = None) -> Run:
             summary=json.loads((directory / "summary.json").read_text(encoding="utf-8")),
             diagnostics=_lines(directory / "diagnostics.jsonl"),
         )
+
+
+def reason_to_end(status: Mapping[str, Any], goal: float | None) -> str | None:
+    """Why a run of this status ends now: its last evaluation reaches the goal. None as long as it goes on."""
+    evaluations = [status["evaluation"]] if status["evaluation"] else []
+    return REACHED if goal is not None and first_version_reaching(evaluations, goal) is not None else None
 
 
 def steady_state(steps: Sequence[Mapping[str, Any]], first: int, last: int) -> SteadyState:

@@ -21,7 +21,14 @@ from benchmarks.measure import Measurement, ratios, take_turns
 from benchmarks.models import make_llama, vocabulary_and_merges
 from benchmarks.plain_training import PlainTrainer, all_pairs
 from benchmarks.results import Figure, markdown
-from benchmarks.runs import configuration, first_version_reaching, seconds_to_version, steady_state
+from benchmarks.runs import (
+    REACHED,
+    configuration,
+    first_version_reaching,
+    reason_to_end,
+    seconds_to_version,
+    steady_state,
+)
 from benchmarks.scoring import BareLoop, cached_verdicts, classifier
 from benchmarks.scoring import make_groups as make_reward_groups
 from benchmarks.trl import completions_per_second, config_of
@@ -114,6 +121,14 @@ def test_the_first_evaluation_at_the_goal_counts() -> None:
     assert time_to_goal(evaluations, 0.70) == 120.0
     assert first_version_reaching(evaluations, 0.95) is None
     assert time_to_goal(evaluations[:1], 0.70) is None
+
+
+@pytest.mark.parametrize(("mean", "goal", "reason"), [(0.69, 0.7, None), (0.7, 0.7, REACHED), (0.9, None, None)])
+def test_a_run_ends_at_the_first_evaluation_that_reaches_its_goal(
+    mean: float, goal: float | None, reason: str | None
+) -> None:
+    assert reason_to_end({"evaluation": None}, goal) is None, "nothing is evaluated yet"
+    assert reason_to_end({"evaluation": {"version": 6, "win_rate": {"mean": mean}}}, goal) == reason
 
 
 def test_the_rate_of_the_other_trainer_is_that_of_its_median_step_after_warming_up() -> None:
