@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def soon(awaitable: Awaitable[T]) -> "asyncio.Future[T]":
-    return asyncio.ensure_future(asyncio.wait_for(awaitable, 5))
+    return asyncio.ensure_future(asyncio.wait_for(awaitable, 60))
 
 
 async def filled(folder: Path, groups: Sequence[Group]) -> ExperienceBuffer:

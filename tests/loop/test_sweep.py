@@ -86,7 +86,7 @@ def interrupted(cluster: str, sweep: Path, runs: Runs) -> dict[str, dict[str, An
     until(lambda: second.exists() or process.poll() is not None, 300, "the second trial")
     os.kill(process.pid, signal.SIGINT)
     log_text = (runs.folder / "sweep.log").read_text
-    assert process.wait(timeout=180) == 1, log_text()
+    assert process.wait(timeout=400) == 1, log_text()
     assert "waiting up to 90 s for 1 trials to end" in log_text()
     until(lambda: not left(), 60, "the interrupted sweep's placement groups to be removed")
     return rows(runs.folder / "sweep")

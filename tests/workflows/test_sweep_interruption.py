@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.examples import TREE
+from tests.loop.support import until
 from workflows.run_directory import RunDirectory, in_use
 from workflows.sweep.config import parse_sweep
 from workflows.sweep.interruption import FLAG, interrupted, interruptible
@@ -24,7 +25,10 @@ def heard() -> Iterator[list[float]]:
     """When Ray Tune, which takes SIGUSR1, would have begun to end the sweep."""
     times: list[float] = []
     previous = signal.signal(signal.SIGUSR1, lambda *_: times.append(time.monotonic()))
+    # A shell lets what it starts in the background ignore Ctrl-C.
+    at_start = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield times
+    signal.signal(signal.SIGINT, at_start)
     signal.signal(signal.SIGUSR1, previous)
 
 
@@ -70,10 +74,15 @@ def test_a_run_that_does_not_end_is_waited_for_so_long_and_no_longer(tmp_path: P
 
 def test_the_second_one_does_not_wait(tmp_path: Path, heard: list[float]) -> None:
     run = RunDirectory(trial_of(sweep_of(tmp_path))._run_config).open()
-    threading.Timer(HELD, lambda: signal.raise_signal(signal.SIGINT)).start()
+
+    def again() -> None:
+        until((tmp_path / "sweep" / FLAG).exists, 60, "the first to be heard")
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=again, daemon=True).start()
     with (
         pytest.raises(KeyboardInterrupt),
-        interruptible(tmp_path / "sweep", tmp_path / "sweep" / "trials", 30),
+        interruptible(tmp_path / "sweep", tmp_path / "sweep" / "trials", 300),
     ):
         signal.raise_signal(signal.SIGINT)
     assert not heard

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -188,11 +187,9 @@ def test_a_busy_endpoint_is_asked_again(make: Make, server: Server) -> None:
 
 
 def test_a_slow_endpoint_has_a_deadline_for_a_call_and_for_a_group(make: Make, server: Server) -> None:
-    server.script = [Reply(body=completion("A"), seconds=20.0)]
+    server.script = [Reply(body=completion("A"), seconds=600.0)]
     assert "within 0.1 s (judge.deadline)" in str(rejection(make(deadline=0.1, attempts=1), "one", "two"))
-    began = time.monotonic()
     found = rejection(make(group_deadline=0.3, concurrency=1), "one", "two", "three")
-    assert time.monotonic() - began < 10.0
     assert (found.name, "more than 0.3 s for a group" in str(found)) == ("judge_failed", True)
 
 
@@ -208,7 +205,7 @@ def test_calls_are_limited_at_once_and_over_the_run(make: Make, server: Server, 
 
 def test_after_a_failure_the_next_group_is_judged(make: Make, server: Server) -> None:
     panel = make(deadline=3.0, attempts=1)
-    server.script = [Reply(body=completion("A"), seconds=20.0)]
+    server.script = [Reply(body=completion("A"), seconds=600.0)]
     rejection(panel, "one", "two")
     server.script = [Reply(body=completion("A"))]
     assert judged(panel, "one", "two").preference[0, 1] == 0.5

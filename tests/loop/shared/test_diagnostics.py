@@ -54,13 +54,13 @@ def test_a_rule_ends_a_run_and_its_report_says_which_and_why(runs: Runs) -> None
     """The policy begins nearly uniform, so that whatever it learns costs entropy."""
     stopped = runs.start(
         "stopped",
-        loop={"steps": 40},
+        loop={"steps": 200},
         learner={"learning_rate": 1e-2},
         diagnostics={"stop": ["entropy_collapse"], "entropy_share": 1.0},
     ).result()
     assert isinstance(stopped.error, RunFailed)
     (alarm,) = [row for row in read_lines(stopped.path / "alarms.jsonl") if row["stop"]]
-    assert 6 <= alarm["version"] < 40
+    assert 6 <= alarm["version"] < 200
     assert alarm["reason"] in str(stopped.error)
     assert stopped.summary["failure"].startswith(f"version {alarm['version']}: {alarm['reason']}")
     ledger = stopped.summary["ledger"]
