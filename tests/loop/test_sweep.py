@@ -88,7 +88,7 @@ def interrupted(cluster: str, sweep: Path, runs: Runs) -> dict[str, dict[str, An
     log_text = (runs.folder / "sweep.log").read_text
     assert process.wait(timeout=400) == 1, log_text()
     assert "waiting up to 90 s for 1 trials to end" in log_text()
-    until(lambda: not left(), 60, "the interrupted sweep's placement groups to be removed")
+    until(lambda: not left(), 200, "the interrupted sweep's placement groups to be removed")
     return rows(runs.folder / "sweep")
 
 
@@ -132,7 +132,7 @@ def test_the_same_command_goes_on_and_leaves_nothing_behind(
     assert not (Path(stopped["run_directory"]) / "policy").exists()
     assert placement_groups()
     try:
-        until(lambda: not left(), 60, "the sweep's placement groups to be removed")
+        until(lambda: not left(), 200, "the sweep's placement groups to be removed")
     except AssertionError as error:
         raise AssertionError(f"{error}: {left()}") from None
 
@@ -152,11 +152,11 @@ class Member(tune.Trainable):
         if self.index == missing == 0:
             raise RuntimeError("a setting that can't be run")
         if order and self.index == 0 and not self.share:
-            until(lambda: len(list(Path(order).glob("half-*"))) == 2, 60, "the others")
+            until(lambda: len(list(Path(order).glob("half-*"))) == 2, 300, "the others")
         if order and self.index > 0 and self.share:
             # A member's next step begins when Ray Tune has its report.
             (Path(order) / f"half-{self.index}").touch()
-            until((Path(order) / "copy-0").exists, 60, "the worst to be a copy")
+            until((Path(order) / "copy-0").exists, 300, "the worst to be a copy")
         self.share = 100.0 if self.index == missing else self.share + 50.0
         return {SHARE: self.share, "version": self.share, "win_rate": float(self.index), "done": self.share >= 100.0}
 
@@ -261,4 +261,4 @@ def test_the_worst_of_a_population_goes_on_as_an_altered_copy_of_the_best(cluste
     assert copied["history.kl"][1] != donor["history.kl"][1]
     ledger = json.loads((Path(copied["run_directory"]) / "summary.json").read_text())["ledger"]
     assert ledger["trained"] == base["loop"]["steps"] * base["loop"]["batch"]
-    until(lambda: not left(), 60, "Ray to remove the sweep's placement groups")
+    until(lambda: not left(), 200, "Ray to remove the sweep's placement groups")
