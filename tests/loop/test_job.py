@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,23 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from serving.environment import free_ports
 from tests.loop.support import Outcome, Runs, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on: other clusters may run on this machine."""
-    sockets = [socket.socket() for _ in range(count)]
-    for opened in sockets:
-        opened.bind(("127.0.0.1", 0))
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
 
 
 def environment() -> dict[str, str]:
@@ -64,6 +53,7 @@ def head() -> Iterator[Head]:
     """A head node of its own, started as a person would start it."""
     # Ray's sockets lie in it, whose names must be short.
     folder = tempfile.mkdtemp(prefix="nashloop-", dir="/tmp")
+    # Of its own: other clusters may run on this machine.
     port, dashboard, client, listen, grpc = free_ports(5)
     options = {
         "port": port,

