@@ -21,6 +21,7 @@ from ray.train.torch import get_device
 from actors.buffer import RunStopped
 from actors.checkpoints import INHERITED, SNAPSHOT_FILE, STATE_FILE, checkpoint_name
 from actors.config import AlignConfig
+from actors.full_disk import is_full_disk
 from actors.learner import Learner
 from actors.models import resolve_model
 from actors.policy import Policy
@@ -52,6 +53,11 @@ def train_loop(arguments: dict[str, Any]) -> None:
     except RunStopped:
         # The conductor has recorded the reason; a retry by Ray Train would meet the same end.
         return
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        # So would this one.
+        ray.get(arguments["conductor"].stop.remote(f"the learner failed: {error}"))
     finally:
         loop.close()
 

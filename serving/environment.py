@@ -12,8 +12,8 @@ from pathlib import Path
 
 HAPROXY = Path(__file__).parent / "haproxy.sh"
 PORTS = range(20_000, 30_000)
-"""Neither Linux (from 32768) nor Ray (workers up to 19999, replicas from 30000) gives any of these to anybody by itself,
-which would happen between the choice of a port and its use: a service starts for half a minute."""
+"""Neither Linux (from 32768) nor Ray (workers up to 19999, replicas from 30000) gives any of these to anybody by
+itself, which would happen between the choice of a port and its use: a service starts for half a minute."""
 
 
 def serve_environment() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Ray Train as every workflow starts it: a trainer that keeps its checkpoints in a run directory, and its thread."""
 
 import contextlib
-import errno
 import json
 import os
 import threading
@@ -17,11 +16,11 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from actors.full_disk import FULL, is_full_disk
 from workflows.progress import QUIET_SECONDS
 from workflows.run_directory import Named, RunDirectory
 
 POLL_SECONDS = 0.5
-FULL = os.strerror(errno.ENOSPC)
 
 
 class RunFailed(RuntimeError):
@@ -41,7 +40,7 @@ def unfinished(config: Named) -> Iterator[RunDirectory]:
             raise RunFailed(f"the run in {directory.path} is finished; choose another name (--set name=...)")
         yield directory
     except (OSError, RayTaskError, RunFailed) as error:
-        if FULL not in str(error):
+        if not is_full_disk(error):
             raise
         raise RunFailed(
             f"a disk is full ({FULL}): make room where {directory.path} and the temporary files lie, and start the run "

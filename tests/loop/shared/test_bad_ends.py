@@ -93,7 +93,8 @@ class FullDisk:
 @pytest.fixture(scope="module")
 def full_disk(runs: Runs) -> Iterator[FullDisk]:
     """The run directory lies on a file system with room for one checkpoint, which is then made larger."""
-    config = runs.config("full_disk")
+    # A learner that is started again meets the same full disk: with so many restarts the run would not end.
+    config = runs.config("full_disk", learner={"max_restarts": 1000})
     folder = runs.folder / "full_disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
