@@ -19,14 +19,8 @@ from serving.environment import HAPROXY, PORTS, free_ports, serve_environment
 linux = pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")
 
 
-def test_a_free_port_is_one_that_nobody_listens_on_and_that_nobody_is_given_by_chance(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """From the choice until a service listens half a minute passes, in which Linux and Ray give ports to others."""
-    limits = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    if limits.exists():
-        assert int(limits.read_text().split()[0]) >= PORTS.stop
-    assert len(set(free_ports(5))) == 5
+def test_a_free_port_is_one_that_nobody_listens_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(set(free_ports(5)) & set(PORTS)) == 5
     first = free_ports(1)[0]
     monkeypatch.setattr(environment_module, "PORTS", range(first, first + 1))
     assert free_ports(1) == [first]
