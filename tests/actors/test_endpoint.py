@@ -120,7 +120,8 @@ def test_a_requested_pause_is_kept(ask: Ask, server: Server) -> None:
     server.script = [Reply(status=429, headers={"Retry-After": "1"}), Reply(body=completion())]
     began = time.monotonic()
     assert ask() == [Answer(text="Light scatters.", complete=True)]
-    assert time.monotonic() - began >= 1.0
+    # Far above what a busy machine adds, and no longer than any pause may be.
+    assert 1.0 <= time.monotonic() - began < 60.0
 
 
 def test_a_pause_too_long_is_a_failure_at_once(ask: Ask, server: Server) -> None:

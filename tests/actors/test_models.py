@@ -83,10 +83,12 @@ def test_a_file_an_empty_name_and_a_missing_folder_are_refused(tiny: Path) -> No
     assert "does not exist" in refusal("./none")
 
 
-def test_an_unreachable_hub_id_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_id_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing listens on port 9 of this host, so the hub is as far away as it is without a network.
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+    # Transformers tries again for half a minute: it must not be asked.
+    monkeypatch.setattr(models, "_load_config", lambda *_: pytest.fail("transformers was asked"))
     message = refusal("smollm2-135m-instrcut")
     assert "did you mean 'smollm2-135m-instruct'?" in message
     assert "not loadable as a hub id" in message

@@ -2,10 +2,12 @@
 
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -70,8 +72,16 @@ def test_a_run_that_is_stopped_while_it_starts_has_started_no_learner(
     assert threading.get_ident() not in begun
 
 
-def test_a_cluster_that_is_too_small_is_refused_at_once(runs: Runs) -> None:
+def test_a_cluster_that_is_too_small_is_refused_at_once(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a sleep, as there is between two looks at a cluster that may grow; other runs of this process sleep."""
     config = runs.config("too_large", rollout={"engines": 3, "cpus": 50}, learner={"workers": 2})
+    here = threading.get_ident()
+
+    def sleep(seconds: float) -> None:
+        assert threading.get_ident() != here, "it waited"
+        time.sleep(seconds)
+
+    monkeypatch.setattr("workflows.align.time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     with pytest.raises(ResourceError) as refused:
         align(config)
     message = str(refused.value)
