@@ -18,7 +18,7 @@ from actors.deadlines import within
 from actors.evaluation import Evaluator
 from actors.planes import Planes, Rejected, cause_of
 from actors.pool import Member
-from actors.publication import LoadReport, Publication
+from actors.publication import Publication
 from actors.publisher import Publisher
 from actors.records import GroupRequest, GroupSummary, Message
 from actors.requests import Requests
@@ -64,11 +64,11 @@ class Conductor:
         policies = served_policies(objective.sampling, objective.update)
         self._planes = Planes(config, policies, run_directory, self._prepare, self._pool_event, self._event)
         evaluated = objective.update.evaluated
-        self._publisher = Publisher(config, self._planes.serves, evaluated, self._loaded, self._advance)
-        self._publisher.watch(self._planes.engines)
         self._record = RunRecord(
             run_directory, objective=objective, engines=len(self._planes.engines), scorers=config.scoring.scorers
         )
+        self._publisher = Publisher(config, self._planes.serves, evaluated, self._record.published, self._advance)
+        self._publisher.watch(self._planes.engines)
         self._evaluator = Evaluator(config, heldout, self._planes, evaluated, run_directory) if heldout else None
 
     def __repr__(self) -> str:
@@ -359,9 +359,6 @@ class Conductor:
     def _pool_event(self, event: str, member: str, detail: str) -> None:
         self._record.event(event, member=member, detail=detail)
         self._advance()
-
-    def _loaded(self, reports: list[LoadReport], seconds: float, exposed: float) -> None:
-        self._record.published(reports, seconds, exposed)
 
     def _busy(self) -> tuple[float, float]:
         return self._planes.busy_seconds()

@@ -178,7 +178,8 @@ class RolloutEngine:
             # In a thread: a large model takes seconds to arrive, in which this process has answers to pass on.
             folders = [await asyncio.to_thread(self._unpack, publication) for publication in publications]
             paused = time.monotonic()
-            await self._engine.pause_generation(mode="keep", clear_cache=False)
+            # Not `pause_generation`: it sleeps 20 ms more, for outputs on their way, whose versions are known by then.
+            await self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
             try:
                 for publication, folder in zip(publications, folders, strict=True):
                     await self._install(publication, folder)
