@@ -38,9 +38,8 @@ class Sums:
             dropped_pairs=work.pairs.dropped,
         )
 
-    def add_pairs(self, batch: Sequence[Work], inputs: PairLogProbs, loss: torch.Tensor, reward_scale: float) -> None:
-        """Add the pairs of one micro-batch."""
-        margin = reward_scale * inputs.margin.detach()
+    def add_pairs(self, batch: Sequence[Work], inputs: PairLogProbs, loss: torch.Tensor, margin: torch.Tensor) -> None:
+        """Add the pairs of one micro-batch; `margin`: differences of their implicit rewards, [P]."""
         effective = [item.pairs.effective_opponents for item in batch]
         self._add(
             loss=loss.sum().item(),

@@ -21,7 +21,7 @@ from actors.policy import Policy
 from actors.records import Group, derive_seed
 from actors.work import SumOverWorkers, Work, alone, layout_of, pair_inputs, work_of
 from algorithms.layout import Layout
-from algorithms.objective import Aimed, Objective
+from algorithms.objective import Aimed, Objective, reward_difference
 from algorithms.packing import pack
 
 Tensors = dict[str, torch.Tensor]
@@ -201,7 +201,7 @@ class Learner:
         weight = np.concatenate([item.pairs.weight for item in batch])
         loss = self._objective.loss(inputs) * torch.from_numpy(weight).to(logprobs)
         (loss.sum() / pairs).backward()
-        sums.add_pairs(batch, inputs, loss.detach(), self._objective.reward_scale)
+        sums.add_pairs(batch, inputs, loss.detach(), reward_difference(self._objective, inputs).detach())
         # A shared prefix counts for each group: the figure says what was learned from, however the batch was cut.
         tokens = len(layout.input_ids) + layout.prefix * (len(batch) - 1)
         sums.add_sequences((logprobs.detach() - reference), tokens)

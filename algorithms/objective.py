@@ -142,7 +142,7 @@ class Objective(Protocol):
 
     @property
     def reward_scale(self) -> float:
-        """Factor that turns the margin h into the implicit reward difference that is logged (beta)."""
+        """Factor that turns log-ratios into implicit rewards (beta)."""
 
     @property
     def corrects_opponents(self) -> bool:
@@ -171,6 +171,21 @@ class Aimed(Protocol):
 
     def error(self, logprobs: PairLogProbs) -> Tensor:
         """What the loss brings to zero: margin minus target of each pair, nats, [P]."""
+
+
+@runtime_checkable
+class OwnReward(Protocol):
+    """An objective whose implicit reward is not `reward_scale` times the log-ratio of a whole completion."""
+
+    def reward_difference(self, logprobs: PairLogProbs) -> Tensor:
+        """Implicit reward of the first member of each pair less that of the second, [P]."""
+
+
+def reward_difference(objective: Objective, logprobs: PairLogProbs) -> Tensor:
+    """What an objective's loss sees as the difference of a pair's rewards, beta h unless it says otherwise, [P]."""
+    if isinstance(objective, OwnReward):
+        return objective.reward_difference(logprobs)
+    return objective.reward_scale * logprobs.margin
 
 
 def build_objective(name: str, options: Mapping[str, Any]) -> Objective:

@@ -126,6 +126,11 @@ class OnlineDPO:
         """Pairs of one group; `target` stays P(first > second) whether or not the link reads it."""
         return choose_pairs(preference, identity, self.options.pair_choice, seed)
 
+    def reward_difference(self, logprobs: PairLogProbs) -> Tensor:
+        """beta h, [P]; by log-ratios a token where the link averages them."""
+        averaged = self.options.link.endswith("_length_averaged")
+        return self.options.beta * (logprobs.length_averaged() if averaged else logprobs).margin
+
     def loss(self, logprobs: PairLogProbs) -> Tensor:
         """Loss of each pair, [P]."""
         options, beta = self.options, self.options.beta

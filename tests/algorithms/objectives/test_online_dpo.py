@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from algorithms import pair_losses
-from algorithms.objective import OBJECTIVES, Anchor, Objective, PairLogProbs, build_objective
+from algorithms.objective import OBJECTIVES, Anchor, Objective, PairLogProbs, build_objective, reward_difference
 from algorithms.sampling import Role, SamplingPlan, Update
 from tests.algorithms.pair_examples import random_pairs, worked_pair
 
@@ -140,6 +140,27 @@ def test_the_four_choices() -> None:
     assert objective.anchor == Anchor(reference=1.0, iterate=0.0)
     assert objective.reward_scale == 0.25
     assert "opponent" in objective.staleness_tolerance
+
+
+@pytest.mark.parametrize("name", ["dpo", "dpo length-averaged"])
+def test_the_logged_reward_difference_is_what_the_loss_sees(name: str) -> None:
+    pairs, objective = random_pairs(), online_dpo(**SWITCHES[name])
+    assert torch.allclose(-torch.nn.functional.logsigmoid(reward_difference(objective, pairs)), objective.loss(pairs))
+
+
+def test_a_longer_winner_can_gain_in_sum_and_lose_a_token() -> None:
+    one = random_pairs(1)
+    pairs = replace(
+        one,
+        first=one.anchor_first + 3.0,
+        second=one.anchor_second + 2.0,
+        first_length=torch.tensor([30.0]),
+        second_length=torch.tensor([10.0]),
+    )
+    differences = [
+        reward_difference(online_dpo(**SWITCHES[n], beta=2.0), pairs) for n in ("dpo", "dpo length-averaged")
+    ]
+    assert torch.allclose(torch.cat(differences), torch.tensor([2.0, -0.2]).double())
 
 
 def test_pair_choice_and_soft_targets() -> None:
