@@ -304,6 +304,16 @@ def test_a_published_snapshot_is_not_changed_by_later_updates(folder: Path) -> N
     assert distance(found.policy.published_tensors(), kept) > 1e-4
 
 
+@pytest.mark.parametrize("link", ["logistic", "logistic_length_averaged"])
+def test_the_margin_that_is_told_is_what_the_loss_saw(folder: Path, link: str) -> None:
+    one_pair = [group(0, [5, 6], [[7, 8, 9, 10], [11]])]
+    found = learner(folder, objective__options={"link": link, "beta": 1.0})
+    told = [found.update(one_pair, alone) for _ in range(3)]
+    assert told[-1]["margin"] > 0.01, "it has learned"
+    for metrics in told:
+        assert metrics["loss"] == pytest.approx(np.log1p(np.exp(-metrics["margin"])), rel=1e-4)
+
+
 # What trains nothing
 
 
