@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -32,8 +33,8 @@ def committed_checkpoint(run: Path, version: int) -> Path | None:
     return run / CHECKPOINTS / name
 
 
-def export_checkpoint(config: AlignConfig, state: Path, model: Path) -> None:
-    """Write the policy of a checkpoint as a model folder, whole or not at all."""
+def export_checkpoint(config: AlignConfig, state: Path | BinaryIO, model: Path) -> None:
+    """Write the policy of a checkpoint as a model folder, whole or not at all; `state` may be an open file."""
     if model.exists():
         check_model_folder(model)
         return

@@ -11,7 +11,6 @@ nothing.
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.checkpoints import CHECKPOINTS, STATE_FILE, export_checkpoint
+from actors.checkpoints import CHECKPOINTS, STATE_FILE, checkpoint_name, export_checkpoint
 from actors.config import AlignConfig, DiagnosticsConfig
 from actors.planes import cause_of
 from actors.records import SCHEMA, Group, from_arrow
@@ -49,7 +48,8 @@ class Diagnostics:
         self._rows: dict[int, dict[str, float]] = {}
         self._broken: set[str] = set()
         self._measuring: tuple[int, Any] | None = None
-        self._meter: Any = None
+        # Now, because its imports take seconds of a processor that the loop wants later.
+        self._meter: Any = _start_meter() if config.diagnostics.every else None
         for name in ("metrics.jsonl", "diagnostics.jsonl"):
             for row in _lines(run / name):
                 if row.get("kind", "step") == "step":
@@ -103,10 +103,7 @@ class Diagnostics:
             return
         ready = [at for at in _checkpoints(self._run) if self._measured + every <= at <= version]
         if ready:
-            if self._meter is None:
-                # The driver's node has the run directory.
-                here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-                self._meter = ray.remote(Meter).options(num_cpus=0, scheduling_strategy=here).remote()
+            self._meter = self._meter or _start_meter()
             self._measuring = (ready[-1], self._meter.measure.remote(self._config, str(self._run), ready[-1]))
 
     def _collect(self, seconds: float) -> None:
@@ -145,23 +142,30 @@ def rules_of(options: DiagnosticsConfig) -> dict[str, Rule]:
 
 def measure_checkpoint(config: AlignConfig, run: str, version: int) -> dict[str, float]:
     """The figures in `MEASURED` at a checkpoint, on groups that its last update was trained on; see `PER_TOKEN`."""
-    table = pq.read_table(Path(run) / "experience" / f"version-{version - 1:08d}.parquet", schema=SCHEMA)
+    # The loop may remove the checkpoint meanwhile; what is open can be read to its end.
+    with (
+        (Path(run) / CHECKPOINTS / checkpoint_name(version) / STATE_FILE).open("rb") as state,
+        tempfile.TemporaryDirectory(prefix="nashloop-diagnostics-") as folder,
+    ):
+        groups = _trained_on(config, Path(run), version)
+        model = Path(folder) / "policy"
+        export_checkpoint(config, state, model)
+        found = measure(config, str(model), config.model.name, groups, WRITER)
+    rows = found.likelihoods
+    figures = {name: float(getattr(rows, name).sum() / rows.tokens.sum()) for name in PER_TOKEN}
+    return figures | _of_pairs(groups, found)
+
+
+def _trained_on(config: AlignConfig, run: Path, version: int) -> list[Group]:
+    """The first groups of the batch that made a version, with the answers of trained policies only."""
+    table = pq.read_table(run / "experience" / f"version-{version - 1:08d}.parquet", schema=SCHEMA)
     groups = []
     for group in from_arrow(table.slice(0, config.diagnostics.groups)):
         kept = [k for k, candidate in enumerate(group.candidates) if candidate.policy not in FIXED]
         candidates = tuple(replace(group.candidates[k], policy=WRITER) for k in kept)
         assert group.preference is not None
         groups.append(replace(group, candidates=candidates, preference=group.preference[kept][:, kept]))
-    folder = Path(tempfile.mkdtemp(prefix="nashloop-diagnostics-"))
-    try:
-        model = folder / "policy"
-        export_checkpoint(config, _state_file(Path(run), version), model)
-        found = measure(config, str(model), config.model.name, groups, WRITER)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    rows = found.likelihoods
-    figures = {name: float(getattr(rows, name).sum() / rows.tokens.sum()) for name in PER_TOKEN}
-    return figures | _of_pairs(groups, found)
+    return groups
 
 
 def _of_pairs(groups: Sequence[Group], found: Measured) -> dict[str, float]:
@@ -188,6 +192,8 @@ class Meter:
     """A process that measures with what the loop leaves of the processor; it lives on, to import its modules once."""
 
     def __init__(self) -> None:
+        import peft  # noqa: F401  # the most of what a measurement needs, and Transformers with it
+
         # Ray's workers are nice themselves: beside them the lowest niceness would still get a third of a core.
         try:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -196,17 +202,19 @@ class Meter:
 
     def measure(self, config: AlignConfig, run: str, version: int) -> tuple[int, dict[str, float]]:
         """See `measure_checkpoint`; of the newest checkpoint, because a run keeps few and its start takes a while."""
-        newest = max(version, *_checkpoints(Path(run)))
+        newest = max([version, *_checkpoints(Path(run))])
         return newest, measure_checkpoint(config, run, newest)
+
+
+def _start_meter() -> Any:
+    # The driver's node has the run directory.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Meter).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def _checkpoints(run: Path) -> list[int]:
     found = (run / CHECKPOINTS).glob(f"version-*/{STATE_FILE}")
     return sorted(int(state.parent.name.partition("-")[2]) for state in found)
-
-
-def _state_file(run: Path, version: int) -> Path:
-    return run / CHECKPOINTS / f"version-{version:08d}" / STATE_FILE
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Rules on a run that is told status by status, what an earlier life left, and a measurement from a checkpoint."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,10 @@ import torch
 
 from actors.config import AlignConfig
 from actors.policy import Policy
-from actors.records import SCHEMA, to_arrow
+from actors.records import SCHEMA, Group, to_arrow
 from algorithms.stop_rules import EntropyCollapse
 from tests.examples import candidate, config, group, ranking
-from workflows.diagnostics import MEASURED, PER_TOKEN, Diagnostics, _of_pairs, measure_checkpoint, rules_of
+from workflows.diagnostics import MEASURED, PER_TOKEN, Diagnostics, _of_pairs, _trained_on, measure_checkpoint, rules_of
 from workflows.evaluate.likelihood import measure
 
 COLLAPSE = [2.0, 2.0, 2.0, 1.8, 1.2, 0.6, 0.5, 0.4, 0.3]
@@ -80,13 +81,17 @@ def test_a_resumed_run_goes_on_where_it_was_and_not_from_what_it_will_measure_ag
     assert told(config(), tmp_path, [1.8, 0.2, 0.2, 0.2], first=4)[0][0].startswith("version 6")
 
 
-def test_a_measurement_is_that_of_the_checkpoint_on_what_it_was_trained_on(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("removed", [False, True], ids=["kept", "removed meanwhile"])
+def test_a_measurement_is_that_of_the_checkpoint_on_what_it_was_trained_on(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
     settings = config(model__name=str(tiny_model), learner__method="full", diagnostics__groups=2)
     policy = Policy(settings, str(tiny_model), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     moved = {n: p.detach() + 0.02 * torch.randn(p.shape, generator=generator) for n, p in policy.parameters().items()}
-    (tmp_path / "checkpoints" / "version-00000003").mkdir(parents=True)
-    torch.save({"parameters": moved, "aside": None}, tmp_path / "checkpoints" / "version-00000003" / "learner.pt")
+    checkpoint = tmp_path / "checkpoints" / "version-00000003"
+    checkpoint.mkdir(parents=True)
+    torch.save({"parameters": moved, "aside": None}, checkpoint / "learner.pt")
     answers = [[10, 11, 12], [13, 14], [15]]
     groups = [group(i, [5, 6], answers[:2]) for i in range(3)]
     # A reference's answer says nothing of the policy.
@@ -95,6 +100,13 @@ def test_a_measurement_is_that_of_the_checkpoint_on_what_it_was_trained_on(tiny_
     (tmp_path / "experience").mkdir()
     table = pa.Table.from_batches([to_arrow(mixed, 2)], SCHEMA)
     pq.write_table(table, tmp_path / "experience" / "version-00000002.parquet")
+    if removed:
+        # As the loop does, which keeps few, while a measurement that has begun waits for a processor.
+        def trained_on(*given: Any) -> list[Group]:
+            shutil.rmtree(checkpoint)
+            return _trained_on(*given)
+
+        monkeypatch.setattr("workflows.diagnostics._trained_on", trained_on)
     found = measure_checkpoint(settings, str(tmp_path), 3)
     policy.model.load_state_dict(moved, strict=False)
     policy.save(tmp_path / "expected")
